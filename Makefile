@@ -1,0 +1,50 @@
+# `make test` and `make demo` need only Python (3.11 or newer) with pip: they create the
+# virtual environment, and reuse it until pyproject.toml changes.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Two workers suit two cores; WORKERS=0 runs the tests in one process (for a debugger).
+WORKERS ?= 2
+ARGS ?=
+
+.PHONY: help install demo test lint format types wheel check clean
+
+help:  ## List the targets.
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
+
+# --without-pip and `pip --python`: works where Python came without ensurepip (Debian).
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv --without-pip $(VENV)
+	$(PYTHON) -m pip --python $(BIN)/python install --upgrade pip -e '.[dev]'
+	@touch $@
+
+install: $(STAMP)  ## Create the virtual environment with the package and its tools.
+
+demo: $(STAMP)  ## Make random people: a contact sheet and rigged GLB files in demo/.
+	$(BIN)/jrecon demo --out demo --overwrite
+
+test: $(STAMP)  ## Run the tests (ARGS="-k camera" selects).
+	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+lint: $(STAMP)  ## Check style and formatting.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(STAMP)  ## Repair style and formatting.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(STAMP)  ## Check the type annotations.
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+wheel: $(STAMP)  ## Build the wheel, install it alone in a new environment and use it there.
+	rm -rf build/dist build/venv
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/dist .
+	$(PYTHON) -m venv --without-pip --system-site-packages build/venv
+
+check: lint types test  ## Everything that has to pass before a change lands.
+
+clean:  ## Remove what was built; the sources and .cache stay.
+	rm -rf $(VENV) build demo .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

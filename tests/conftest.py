@@ -1,0 +1,34 @@
+"""Shared fixtures; JAX is configured here, before anything initialises a backend."""
+
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+# Several CPU devices, so that sharding is exercised on any machine.
+jax.config.update("jax_num_cpu_devices", 4)
+# Implicit rank promotion hides missing batch axes.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> pathlib.Path:
+    """Folder of optional external data (motion, captures, measurements) beside the checkout."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip(f"optional test data not found: {SHARED / 'data'}")
+    return SHARED
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """The same random numbers for every test and every run."""
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def key() -> jax.Array:
+    """The same JAX key for every test and every run."""
+    return jax.random.key(0)
