@@ -1,0 +1,1 @@
+"""Parametric models of a class of objects: posing, file formats, building from meshes."""
