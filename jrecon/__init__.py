@@ -1,3 +1,48 @@
-"""One depth map in, a posed parametric 3D model out."""
+"""One depth map in, a posed parametric 3D model out.
+
+The public names, grouped by stage. They are imported on first use, so that `import jrecon` (and
+with it `jrecon --help`) does not wait for JAX.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jrecon.model.formats import load_model as load_model, save_model as save_model
+    from jrecon.model.jacobian import jacobian as jacobian
+    from jrecon.model.parametric import (
+        ParametricModel as ParametricModel,
+        Params as Params,
+        Posed as Posed,
+        at_level as at_level,
+        make_model as make_model,
+        pose as pose,
+        zeros as zeros,
+    )
 
 __version__ = "0.1.0"
+
+_STAGES = {
+    "jrecon.model.formats": ("load_model", "save_model"),
+    "jrecon.model.jacobian": ("jacobian",),
+    "jrecon.model.parametric": (
+        "ParametricModel",
+        "Params",
+        "Posed",
+        "at_level",
+        "make_model",
+        "pose",
+        "zeros",
+    ),
+}
+_HOME = {name: module for module, names in _STAGES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'jrecon' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

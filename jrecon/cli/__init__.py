@@ -1,0 +1,56 @@
+"""The `jrecon` command: parse, run one command, report, and turn failures into one clear line.
+
+JAX is imported by the commands when they run, not here, so that `--help` answers at once.
+
+Exit codes: 0 done; 2 wrong usage (argument parser); 3 bad input (a file or a value; one line on
+standard error says what was got, what is needed and how to fix it); 130 interrupted. Results go to
+standard output, everything else to standard error.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import tyro
+
+from jrecon.cli.command import Command, format_report
+from jrecon.cli.doctor import Doctor
+from jrecon.cli.models import Convert, Describe, Export
+
+__all__ = ["main"]
+
+EXIT_BAD_INPUT = 3
+EXIT_INTERRUPTED = 130
+
+_DESCRIPTION = """\
+One depth map in, a posed parametric 3D model out.
+`jrecon COMMAND --help` explains a command, with an example."""
+
+_COMMANDS = {
+    "describe": Describe,
+    "export": Export,
+    "convert": Convert,
+    "doctor": Doctor,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line (`sys.argv` if no arguments are given) and exit on failure."""
+    command: Command = tyro.extras.subcommand_cli_from_dict(
+        _COMMANDS,
+        prog="jrecon",
+        description=_DESCRIPTION,
+        args=arguments,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    try:
+        report = command.run()
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+    except (ValueError, OSError, ImportError) as error:
+        if command.debug:
+            raise
+        sys.stderr.write(f"jrecon: {error}\n")
+        sys.exit(EXIT_BAD_INPUT)
+    sys.stdout.write(format_report(report, as_json=command.json))

@@ -1,0 +1,171 @@
+"""Commands about parametric models: look at one, read and write files, build one from meshes."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import Positional, arg
+
+from jrecon.cli.command import Command, Report
+
+if TYPE_CHECKING:
+    from jrecon.model.parametric import ParametricModel, Params
+
+ModelSource = Annotated[Positional[str], arg(metavar="MODEL")]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Describe(Command):
+    """Say what a model holds: size, levels of detail, joints, shape names, prior, licence.
+
+    Example: jrecon describe body
+    """
+
+    model: ModelSource
+    """`body`, or a model file: .npz, .pkl, .glb, .gltf."""
+
+    def run(self) -> Report:
+        from jrecon.model.formats import load_model
+
+        return describe_model(load_model(self.model))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Convert(Command):
+    """Read a model file of any known format and write it in the native one.
+
+    Pickles are read without running anything in them; nothing but arrays is accepted.
+
+    Example: jrecon convert SMPL_NEUTRAL.pkl smpl_neutral.npz
+    """
+
+    source: Annotated[Positional[Path], arg(metavar="SOURCE")]
+    """Model file: SMPL, SMPL-H, SMPL-X, MANO, FLAME, STAR or SMAL (.npz, .pkl), .glb, .gltf."""
+    target: Annotated[Positional[Path], arg(metavar="TARGET")]
+    """File to write, .npz."""
+    overwrite: bool = False
+    """Replace an existing file."""
+
+    def run(self) -> Report:
+        from jrecon.model.formats import load_model, save_model
+
+        _require_suffix(self.target, (".npz",))
+        _require_free(self.target, self.overwrite)
+        model = load_model(str(self.source))
+        save_model(self.target, model, overwrite=self.overwrite)
+        return {"written": str(self.target), **_summary(model)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Export(Command):
+    """Write a posed instance of a model: rigged GLB, or the surface alone as PLY or OBJ.
+
+    Example: jrecon export body --out person.glb --shape height 1.5 --pose t_pose
+    """
+
+    model: ModelSource
+    """`body`, or a model file: .npz, .pkl, .glb, .gltf."""
+    out: Path
+    """File to write; the suffix chooses the format: .glb, .ply, .obj."""
+    shape: Annotated[dict[str, float], arg(metavar="NAME VALUE ...")] = dataclasses.field(
+        default_factory=dict
+    )
+    """Shape coefficients as name value pairs; `jrecon describe MODEL` lists the names."""
+    pose: Annotated[str | None, arg(metavar="NAME")] = None
+    """One of the model's named poses; the rest pose if left out."""
+    level: Annotated[str | None, arg(metavar="NAME")] = None
+    """Level of detail; the finest if left out."""
+    overwrite: bool = False
+    """Replace an existing file."""
+
+    def run(self) -> Report:
+        from jrecon.io import export
+        from jrecon.model.formats import load_model
+
+        writers = {
+            ".glb": export.export_glb,
+            ".ply": export.export_ply,
+            ".obj": export.export_obj,
+        }
+        _require_suffix(self.out, tuple(writers))
+        _require_free(self.out, self.overwrite)
+        model = load_model(self.model, level=self.level)
+        params = make_params(model, shape=self.shape, pose=self.pose)
+        writers[self.out.suffix.lower()](self.out, model, params, overwrite=self.overwrite)
+        return {"written": str(self.out), **_summary(model)}
+
+
+def make_params(model: ParametricModel, *, shape: dict[str, float], pose: str | None) -> Params:
+    """Parameters from named shape coefficients and a named pose.
+
+    Raises:
+      ValueError: the model has no shape coefficient or pose of that name.
+    """
+    import jax.numpy as jnp
+
+    from jrecon.model.parametric import zeros
+
+    unknown = sorted(set(shape) - set(model.shape_names))
+    if unknown:
+        known = ", ".join(model.shape_names) or "none"
+        raise ValueError(f"shape: got {', '.join(unknown)}; the model has: {known}.")
+    if pose is not None and pose not in model.named_poses:
+        known = ", ".join(model.named_poses) or "none"
+        raise ValueError(f"pose: got {pose!r}; the model has: {known}.")
+    params = zeros(model)
+    coefficients = [shape.get(name, 0.0) for name in model.shape_names]
+    return dataclasses.replace(
+        params,
+        shape=jnp.asarray(coefficients, params.shape.dtype),
+        pose=params.pose if pose is None else model.named_poses[pose],
+    )
+
+
+def describe_model(model: ParametricModel) -> Report:
+    """What a person wants to know about a model before using it; lengths in metres."""
+    import numpy as np
+
+    size = np.ptp(np.asarray(model.vertices), axis=0)
+    joints = {
+        name: "root" if parent < 0 else f"child of {model.joint_names[parent]}"
+        for name, parent in zip(model.joint_names, model.parents, strict=True)
+    }
+    return {
+        **_summary(model),
+        "width, height, depth (m)": [round(float(length), 3) for length in size],
+        "levels of detail": {name: f"{count} vertices" for name, count in model.levels},
+        "pose correctives": model.corrective,
+        "shape coefficients": list(model.shape_names),
+        "shape priors": list(model.prior_names),
+        "named poses": list(model.named_poses),
+        "joint tree": joints,
+        "provenance": model.provenance,
+    }
+
+
+def _summary(model: ParametricModel) -> Report:
+    return {
+        "model": model.name,
+        "license": model.license,
+        "vertices": len(model.vertices),
+        "faces": len(model.faces),
+        "joints": model.num_joints,
+        "shape": model.num_shape,
+    }
+
+
+def _require_suffix(path: Path, suffixes: tuple[str, ...]) -> None:
+    if path.suffix.lower() not in suffixes:
+        raise ValueError(
+            f"{path}: got the suffix {path.suffix!r}, need {' or '.join(suffixes)}; rename it."
+        )
+
+
+def _require_free(path: Path, overwrite: bool) -> None:
+    """Refuse before the work starts, not after it."""
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists; pass --overwrite to replace it.")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent}: no such folder; create it first.")

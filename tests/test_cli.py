@@ -1,0 +1,130 @@
+"""The command line: what it writes, what it prints, how it fails."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import trimesh
+
+from jrecon.cli import main
+from jrecon.model.formats import load_model, save_model
+from jrecon.model.parametric import pose
+from tests.model.small_models import random_model
+
+
+@pytest.fixture
+def model_file(tmp_path):
+    path = tmp_path / "model.npz"
+    save_model(path, random_model())
+    return path
+
+
+def run_json(capsys, *arguments):
+    main([str(argument) for argument in arguments] + ["--json"])
+    return json.loads(capsys.readouterr().out)
+
+
+def run_failing(capsys, *arguments):
+    """The one line of a command that refuses its input."""
+    with pytest.raises(SystemExit) as failure:
+        main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    assert failure.value.code == 3
+    assert captured.out == ""
+    assert captured.err.startswith("jrecon: ") and "Traceback" not in captured.err
+    return captured.err
+
+
+def test_describe_tells_what_the_model_holds(capsys, model_file):
+    report = run_json(capsys, "describe", model_file)
+    model = load_model(model_file)
+    assert report["vertices"] == len(model.vertices)
+    assert report["shape coefficients"] == list(model.shape_names)
+    assert list(report["joint tree"]) == list(model.joint_names)
+    assert report["levels of detail"] == {k: f"{n} vertices" for k, n in model.levels}
+
+
+def test_describe_for_people_holds_the_same(capsys, model_file):
+    main(["describe", str(model_file)])
+    text = capsys.readouterr().out
+    for joint in load_model(model_file).joint_names:
+        assert joint in text
+
+
+def test_convert_writes_an_equal_model_once(capsys, model_file, tmp_path):
+    target = tmp_path / "copy.npz"
+    assert run_json(capsys, "convert", model_file, target)["written"] == str(target)
+    before, after = load_model(model_file), load_model(target)
+    np.testing.assert_array_equal(before.shape_basis, after.shape_basis)
+    assert before.joint_names == after.joint_names
+
+    content = target.read_bytes()
+    assert "--overwrite" in run_failing(capsys, "convert", model_file, target)
+    assert target.read_bytes() == content
+    run_json(capsys, "convert", model_file, target, "--overwrite")
+
+
+@pytest.mark.parametrize("suffix", ("ply", "obj", "glb"))
+def test_export_writes_the_posed_surface(capsys, model_file, tmp_path, suffix):
+    out = tmp_path / f"posed.{suffix}"
+    model = load_model(model_file)
+    name = model.shape_names[1]
+    arguments = ["--shape", name, "1.5", "--pose", "bent", "--level", "coarse"]
+    report = run_json(capsys, "export", model_file, "--out", out, *arguments)
+    assert report["vertices"] == dict(model.levels)["coarse"]
+    mesh = trimesh.load_mesh(out, process=False)
+    assert len(mesh.vertices) > 0
+    if suffix == "ply":
+        model = load_model(model_file, level="coarse")
+        from jrecon.cli.models import make_params
+
+        params = make_params(model, shape={name: 1.5}, pose="bent")
+        np.testing.assert_allclose(mesh.vertices, pose(model, params).vertices, atol=1e-6)
+
+
+def test_export_refuses_what_the_model_lacks(capsys, model_file, tmp_path):
+    out = tmp_path / "x.glb"
+    error = run_failing(capsys, "export", model_file, "--out", out, "--shape", "girth", "1")
+    assert "girth" in error and "shape_00" in error
+    error = run_failing(capsys, "export", model_file, "--out", out, "--pose", "flying")
+    assert "flying" in error and "bent" in error
+    error = run_failing(capsys, "export", model_file, "--out", tmp_path / "x.fbx")
+    assert ".fbx" in error and ".glb" in error
+    error = run_failing(capsys, "export", model_file, "--out", tmp_path / "no" / "x.glb")
+    assert "no such folder" in error
+    assert not out.exists()
+
+
+def test_bad_models_are_refused_in_one_line(capsys, model_file, tmp_path):
+    assert "no such file" in run_failing(capsys, "describe", tmp_path / "missing.npz")
+    model_file.write_bytes(model_file.read_bytes()[:200])
+    assert "damaged" in run_failing(capsys, "describe", model_file)
+
+
+def test_debug_shows_where_it_failed(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        main(["describe", str(tmp_path / "missing.npz"), "--debug"])
+
+
+def test_usage_errors_name_the_flag(capsys):
+    with pytest.raises(SystemExit) as failure:
+        main(["export", "body", "--ot", "x.glb"])
+    assert failure.value.code == 2
+    assert "--out" in capsys.readouterr().err
+
+
+def test_module_runs_as_a_program():
+    done = subprocess.run(
+        [sys.executable, "-m", "jrecon", "--help"], capture_output=True, text=True, check=True
+    )
+    for command in ("describe", "convert", "export", "build-model", "doctor"):
+        assert command in done.stdout
+
+
+def test_doctor_finds_the_engine_sound(capsys):
+    report = run_json(capsys, "doctor")
+    assert report["self-test"]["result"] == "ok"
+    assert report["packages"]["jax"] != "not installed"
+    assert report["devices"]["devices"]
