@@ -38,10 +38,11 @@ format: $(STAMP)  ## Repair style and formatting.
 types: $(STAMP)  ## Check the type annotations.
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
-wheel: $(STAMP)  ## Build the wheel, install it alone in a new environment and use it there.
-	rm -rf build/dist build/venv
+wheel: $(STAMP)  ## Build the wheel and use it from outside the sources.
+	rm -rf build
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/dist .
-	$(PYTHON) -m venv --without-pip --system-site-packages build/venv
+	$(BIN)/python -m pip install --quiet --no-deps --target build/installed build/dist/*.whl
+	cd build && PYTHONPATH=installed ../$(BIN)/python -m jrecon doctor
 
 check: lint types test  ## Everything that has to pass before a change lands.
 

@@ -1,4 +1,9 @@
-"""Shared fixtures; JAX is configured here, before anything initialises a backend."""
+"""Shared fixtures; JAX is configured here, before anything initialises a backend.
+
+Shape annotations are not checked at run time: the import hook of jaxtyping also checks dataclasses,
+and JAX rebuilds those around placeholders (`eval_shape`, `tree.map`, `in_axes`, shardings), which it
+then refuses.
+"""
 
 import pathlib
 
