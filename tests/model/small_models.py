@@ -15,7 +15,6 @@ def random_model(
     rng = np.random.default_rng(seed)
     j, s = len(PARENTS), num_shape
     dense = rng.uniform(size=(num_vertices, j))
-    dense[np.argsort(dense, axis=1)[:, : j - 3] == np.arange(j)[None, : j - 3]] *= 0.1
     keep = np.argsort(-dense, axis=1)[:, :3]
     mask = np.zeros_like(dense)
     np.put_along_axis(mask, keep, 1.0, axis=1)
@@ -62,9 +61,10 @@ def reference_pose(model: ParametricModel, shape, pose, translation):
         feature = np.concatenate([(local[i] - np.eye(3)).ravel() for i in model.corrective_joints])
         rest = rest + f64(model.pose_basis) @ feature
     elif model.corrective == "quaternion":
-        xyzw = Rotation.from_rotvec(pose).as_quat(canonical=True)
-        parts = [xyzw[i] - [0, 0, 0, 1] for i in model.corrective_joints]
-        rest = rest + f64(model.pose_basis) @ np.concatenate([*parts, shape[1:2]])
+        half = np.linalg.norm(pose, axis=1, keepdims=True) / 2
+        xyz = np.sinc(half / np.pi) * pose / 2
+        xyzw = np.concatenate([xyz, np.cos(half) - 1], axis=1)[list(model.corrective_joints)]
+        rest = rest + f64(model.pose_basis) @ np.concatenate([xyzw.ravel(), shape[1:2]])
     world = []
     for i, parent in enumerate(model.parents):
         here = np.eye(4)
