@@ -1,7 +1,7 @@
 """Shared fixtures; JAX is configured here, before anything initialises a backend.
 
-Shape annotations are not checked at run time: the import hook of jaxtyping also checks dataclasses,
-and JAX rebuilds those around placeholders (`eval_shape`, `tree.map`, `in_axes`, shardings), which it
+Shape annotations are not checked at run time: the import hook of jaxtyping checks dataclasses too,
+and JAX rebuilds those around placeholders (`eval_shape`, `tree.map`, `in_axes`), which it
 then refuses.
 """
 
