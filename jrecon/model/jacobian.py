@@ -58,9 +58,7 @@ def jacobian(
 
 
 def _jacobian_one(model: ParametricModel, params: Params) -> Float[Array, "v 3 q"]:
-    rest = rest_vertices(
-        model, params.shape, pose_feature(model, params.shape, params.pose)
-    )
+    rest = rest_vertices(model, params.shape, pose_feature(model, params.shape, params.pose))
     rest_joints = model.joints + jnp.einsum(
         "jas,s->ja", model.joint_basis, params.shape, precision=HIGHEST
     )

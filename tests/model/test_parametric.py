@@ -38,7 +38,9 @@ def test_pose_equals_the_published_formula(corrective):
     shape, angles, translation = random_params(model)
     # Beyond half a turn, where q and -q part: the published feature keeps the sign of cos(angle/2).
     angles[3] *= 3.5 / np.linalg.norm(angles[3])
-    posed = fast_pose(model, Params(jnp.asarray(shape), jnp.asarray(angles), jnp.asarray(translation)))
+    posed = fast_pose(
+        model, Params(jnp.asarray(shape), jnp.asarray(angles), jnp.asarray(translation))
+    )
     vertices, joints = reference_pose(model, shape, angles, translation)
     np.testing.assert_allclose(posed.vertices, vertices, atol=2e-6)
     np.testing.assert_allclose(posed.joints, joints, atol=2e-6)
@@ -68,9 +70,7 @@ def test_one_shape_serves_many_poses():
 def test_orientation_turns_about_the_root_joint():
     model = random_model(corrective="none")
     params = params_of(model)
-    turned = dataclasses.replace(
-        params, pose=params.pose.at[0].set(jnp.array([0.0, 0.0, jnp.pi]))
-    )
+    turned = dataclasses.replace(params, pose=params.pose.at[0].set(jnp.array([0.0, 0.0, jnp.pi])))
     straight = dataclasses.replace(params, pose=params.pose.at[0].set(0.0))
     root = fast_pose(model, straight).joints[0]
     want = (fast_pose(model, straight).vertices - root[None]) * jnp.array([[-1.0, -1.0, 1.0]])

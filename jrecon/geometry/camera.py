@@ -1,0 +1,196 @@
+"""Pinhole cameras, and the conventions of the whole project about cameras and depth.
+
+- The camera frame is x right, y down, z forward (OpenCV), in metres, the pinhole at the origin.
+- *Depth* is z along the optical axis, in metres: not the length of the ray. 0 means no return.
+- Pixel coordinates are (u, v), right and down. Pixel *centres* are at integers (OpenCV, RealSense,
+  Open3D): the image covers -0.5 <= u <= width - 0.5, the centre of the top left pixel is (0, 0).
+- A point projects to u = fx x / z + cx, v = fy y / z + cy. There is no skew and no distortion: lens
+  distortion is removed where files are read.
+- Images are arrays (height, width), indexed [v, u].
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+# A point this close to the camera plane, or behind it, has no projection; it is computed as if it
+# were here, so that the result and its derivative stay finite.
+MIN_DEPTH = 1e-6
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Camera:
+    """A pinhole camera, or a batch of them with one image size. Build one with `make_camera`."""
+
+    focal: Float[Array, "*batch 2"]
+    """(fx, fy), pixels."""
+    center: Float[Array, "*batch 2"]
+    """Principal point (cx, cy), pixels; pixel centres are at integers."""
+    width: int = dataclasses.field(metadata=dict(static=True))
+    """Columns of the image."""
+    height: int = dataclasses.field(metadata=dict(static=True))
+    """Rows of the image."""
+
+
+def make_camera(fx: Any, fy: Any, cx: Any, cy: Any, width: int, height: int) -> Camera:
+    """A checked camera; the four intrinsics are numbers, or arrays of one batch shape, in pixels.
+
+    Raises:
+      ValueError: a focal length that is not positive, a number that is not finite, an empty image,
+        or a principal point more than an image size outside the image (then the intrinsics belong
+        to another resolution, or fx and cx are swapped).
+    """
+    for name, size in (("width", width), ("height", height)):
+        if int(size) != size or size < 1:
+            raise ValueError(f"{name}: got {size}, need a whole number of pixels >= 1.")
+    arrays = np.broadcast_arrays(*(np.asarray(value, np.float64) for value in (fx, fy, cx, cy)))
+    for name, values in zip(("fx", "fy", "cx", "cy"), arrays, strict=True):
+        if not np.isfinite(values).all():
+            raise ValueError(f"{name}: got {values}, need a finite number of pixels.")
+    for name, values in (("fx", arrays[0]), ("fy", arrays[1])):
+        if (values <= 0).any():
+            raise ValueError(
+                f"{name}: got {values}, need a focal length > 0 in pixels "
+                "(width / 2 / tan(field of view / 2))."
+            )
+    for name, values, size in (("cx", arrays[2], width), ("cy", arrays[3], height)):
+        if (values < -size).any() or (values > 2 * size).any():
+            raise ValueError(
+                f"{name}: got {values} for an image of {width} x {height} pixels, need a principal "
+                "point in or near the image; are the intrinsics of another resolution?"
+            )
+    return Camera(
+        focal=jnp.asarray(np.stack(arrays[:2], axis=-1), jnp.float32),
+        center=jnp.asarray(np.stack(arrays[2:], axis=-1), jnp.float32),
+        width=int(width),
+        height=int(height),
+    )
+
+
+def from_matrix(matrix: Any, width: int, height: int) -> Camera:
+    """A camera from its 3x3 matrix K (row-major, pixels).
+
+    Raises:
+      ValueError: not a pinhole matrix; a transposed (column-major) one is recognised.
+    """
+    k = np.asarray(matrix, np.float64)
+    if k.shape[-2:] != (3, 3):
+        raise ValueError(f"K: got shape {k.shape}, need (3, 3).")
+    scale = max(float(np.abs(k).max()), 1.0)
+    zeros = np.abs(k[..., [0, 1, 2, 2], [1, 0, 0, 1]]).max()
+    if zeros > 1e-6 * scale or np.abs(k[..., 2, 2] - 1).max() > 1e-6:
+        transposed = np.abs(k[..., [0, 1], [2, 2]]).max() <= 1e-6 * scale
+        hint = "transpose it: it is column-major" if transposed else "skew is not supported"
+        raise ValueError(
+            f"K: got {k.tolist()}, need [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]; {hint}."
+        )
+    return make_camera(
+        k[..., 0, 0], k[..., 1, 1], k[..., 0, 2], k[..., 1, 2], width=width, height=height
+    )
+
+
+def from_field_of_view(vertical: float, width: int, height: int) -> Camera:
+    """A camera with square pixels, centred, with a vertical field of view in radians."""
+    if not 0 < vertical < math.pi:
+        raise ValueError(f"field of view: got {vertical}, need 0 < angle < pi, in radians.")
+    focal = height / 2 / math.tan(vertical / 2)
+    return make_camera(focal, focal, (width - 1) / 2, (height - 1) / 2, width, height)
+
+
+def field_of_view(camera: Camera) -> Float[Array, "*batch 2"]:
+    """The horizontal and vertical angle that the image spans, radians."""
+    size = jnp.array([camera.width, camera.height], jnp.float32)
+    low = (-0.5 - camera.center) / camera.focal
+    high = (_like(size, camera.center) - 0.5 - camera.center) / camera.focal
+    return jnp.arctan(high) - jnp.arctan(low)
+
+
+def matrix(camera: Camera) -> Float[Array, "*batch 3 3"]:
+    """K, row-major, pixels."""
+    fx, fy = camera.focal[..., 0], camera.focal[..., 1]
+    cx, cy = camera.center[..., 0], camera.center[..., 1]
+    zero, one = jnp.zeros_like(fx), jnp.ones_like(fx)
+    rows = [fx, zero, cx, zero, fy, cy, zero, zero, one]
+    return jnp.stack(rows, axis=-1).reshape(*fx.shape, 3, 3)
+
+
+def project(camera: Camera, points: Float[Array, "*batch n 3"]) -> Float[Array, "*batch n 2"]:
+    """Pixel coordinates of points in the camera frame.
+
+    Points at or behind the camera plane are projected as if at `MIN_DEPTH`: finite, but
+    meaningless; test `points[..., 2] > 0` for those that can be seen.
+    """
+    depth = points[..., 2:]
+    ahead = jnp.where(depth > MIN_DEPTH, depth, MIN_DEPTH)
+    return points[..., :2] / ahead * camera.focal[..., None, :] + camera.center[..., None, :]
+
+
+def unproject(
+    camera: Camera, pixels: Float[Array, "*batch n 2"], depth: Float[Array, "*batch n"]
+) -> Float[Array, "*batch n 3"]:
+    """The points in the camera frame that are seen at `pixels`, at `depth` along the axis."""
+    slopes = (pixels - camera.center[..., None, :]) / camera.focal[..., None, :]
+    return jnp.concatenate([slopes, jnp.ones_like(slopes[..., :1])], axis=-1) * depth[..., None]
+
+
+def pixel_grid(width: int, height: int) -> Float[Array, "h w 2"]:
+    """The coordinates (u, v) of every pixel centre."""
+    u, v = jnp.meshgrid(jnp.arange(float(width)), jnp.arange(float(height)))
+    return jnp.stack([u, v], axis=-1)
+
+
+def rays(camera: Camera) -> Float[Array, "*batch h w 3"]:
+    """The direction through every pixel centre, scaled to z = 1."""
+    grid = _like(pixel_grid(camera.width, camera.height), camera.center[..., None, None, :])
+    slopes = (grid - camera.center[..., None, None, :]) / camera.focal[..., None, None, :]
+    return jnp.concatenate([slopes, jnp.ones_like(slopes[..., :1])], axis=-1)
+
+
+def unproject_depth(
+    camera: Camera, depth: Float[Array, "*batch h w"]
+) -> Float[Array, "*batch h w 3"]:
+    """The point seen by each pixel of a depth map, camera frame; the origin where depth is 0."""
+    return rays(camera) * depth[..., None]
+
+
+def crop(camera: Camera, x0: Any, y0: Any, width: int, height: int) -> Camera:
+    """The camera of a window of the image whose top left pixel is (x0, y0) of the old image.
+
+    The window may reach outside the image; x0 and y0 may be fractions, traced, or batched.
+    """
+    corner = jnp.stack(jnp.broadcast_arrays(jnp.asarray(x0), jnp.asarray(y0)), axis=-1)
+    return dataclasses.replace(
+        camera,
+        center=camera.center - _like(corner.astype(camera.center.dtype), camera.center),
+        width=int(width),
+        height=int(height),
+    )
+
+
+def resize(camera: Camera, width: int, height: int) -> Camera:
+    """The camera of the same view sampled with another number of pixels.
+
+    The image borders at -0.5 and size - 0.5 stay where they are, so u -> s (u + 0.5) - 0.5.
+    """
+    scale = jnp.array([width / camera.width, height / camera.height], camera.focal.dtype)
+    scale = _like(scale, camera.focal)
+    return dataclasses.replace(
+        camera,
+        focal=camera.focal * scale,
+        center=(camera.center + 0.5) * scale - 0.5,
+        width=int(width),
+        height=int(height),
+    )
+
+
+def _like(array: Array, other: Array) -> Array:
+    """`array` with leading axes added, so that it broadcasts against `other` explicitly."""
+    return array.reshape((1,) * (other.ndim - array.ndim) + array.shape)
