@@ -3,17 +3,19 @@
 JAX is imported by the commands when they run, not here, so that `--help` answers at once.
 
 Exit codes: 0 done; 2 wrong usage (argument parser); 3 bad input (a file or a value; one line on
-standard error says what was got, what is needed and how to fix it); 130 interrupted. Results go to
-standard output, everything else to standard error.
+standard error says what was got, what is needed and how to fix it); 130 interrupted; 141 the reader
+of the output went away. Results go to standard output, everything else to standard error.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
 import tyro
 
+from jrecon.cli.build import BuildModel
 from jrecon.cli.command import Command, format_report
 from jrecon.cli.doctor import Doctor
 from jrecon.cli.models import Convert, Describe, Export
@@ -22,6 +24,7 @@ __all__ = ["main"]
 
 EXIT_BAD_INPUT = 3
 EXIT_INTERRUPTED = 130
+EXIT_READER_GONE = 141
 
 _DESCRIPTION = """\
 One depth map in, a posed parametric 3D model out.
@@ -31,12 +34,25 @@ _COMMANDS = {
     "describe": Describe,
     "export": Export,
     "convert": Convert,
+    "build-model": BuildModel,
     "doctor": Doctor,
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line (`sys.argv` if no arguments are given) and exit on failure."""
+    try:
+        _run(arguments)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        # Who reads the output (head, less) has seen enough. Python flushes once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_READER_GONE)
+
+
+def _run(arguments: Sequence[str] | None) -> None:
     command: Command = tyro.extras.subcommand_cli_from_dict(
         _COMMANDS,
         prog="jrecon",
@@ -46,8 +62,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     try:
         report = command.run()
-    except KeyboardInterrupt:
-        sys.exit(EXIT_INTERRUPTED)
     except (ValueError, OSError, ImportError) as error:
         if command.debug:
             raise

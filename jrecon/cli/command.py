@@ -1,4 +1,4 @@
-"""What all commands share: their options, and how a report is printed."""
+"""What all commands share: options, checks of output files, and how a report is printed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import abc
 import dataclasses
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 Report = Mapping[str, Any]
@@ -28,6 +29,22 @@ class Command(abc.ABC):
         Raises:
           ValueError, OSError, ImportError: the input cannot be used; the message says why.
         """
+
+
+def require_suffix(path: Path, suffixes: tuple[str, ...]) -> None:
+    """Raises ValueError for a file name of another format."""
+    if path.suffix.lower() not in suffixes:
+        raise ValueError(
+            f"{path}: got the suffix {path.suffix!r}, need {' or '.join(suffixes)}; rename it."
+        )
+
+
+def require_free(path: Path, overwrite: bool) -> None:
+    """Raises OSError where a file cannot be written: before the work starts, not after it."""
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists; pass --overwrite to replace it.")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent}: no such folder; create it first.")
 
 
 def format_report(report: Report, *, as_json: bool) -> str:

@@ -1,4 +1,4 @@
-"""Commands about parametric models: look at one, read and write files, build one from meshes."""
+"""Commands about parametric models: look at one, convert its file, write posed instances."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
-from jrecon.cli.command import Command, Report
+from jrecon.cli.command import Command, Report, require_free, require_suffix
 
 if TYPE_CHECKING:
     from jrecon.model.parametric import ParametricModel, Params
@@ -51,8 +51,8 @@ class Convert(Command):
     def run(self) -> Report:
         from jrecon.model.formats import load_model, save_model
 
-        _require_suffix(self.target, (".npz",))
-        _require_free(self.target, self.overwrite)
+        require_suffix(self.target, (".npz",))
+        require_free(self.target, self.overwrite)
         model = load_model(str(self.source))
         save_model(self.target, model, overwrite=self.overwrite)
         return {"written": str(self.target), **_summary(model)}
@@ -89,8 +89,8 @@ class Export(Command):
             ".ply": export.export_ply,
             ".obj": export.export_obj,
         }
-        _require_suffix(self.out, tuple(writers))
-        _require_free(self.out, self.overwrite)
+        require_suffix(self.out, tuple(writers))
+        require_free(self.out, self.overwrite)
         model = load_model(self.model, level=self.level)
         params = make_params(model, shape=self.shape, pose=self.pose)
         writers[self.out.suffix.lower()](self.out, model, params, overwrite=self.overwrite)
@@ -154,18 +154,3 @@ def _summary(model: ParametricModel) -> Report:
         "joints": model.num_joints,
         "shape": model.num_shape,
     }
-
-
-def _require_suffix(path: Path, suffixes: tuple[str, ...]) -> None:
-    if path.suffix.lower() not in suffixes:
-        raise ValueError(
-            f"{path}: got the suffix {path.suffix!r}, need {' or '.join(suffixes)}; rename it."
-        )
-
-
-def _require_free(path: Path, overwrite: bool) -> None:
-    """Refuse before the work starts, not after it."""
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists; pass --overwrite to replace it.")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path.parent}: no such folder; create it first.")

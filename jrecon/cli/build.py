@@ -1,0 +1,78 @@
+"""`jrecon build-model`: a statistical model of a class from registered meshes."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from jrecon.cli.command import Command, Report, require_free, require_suffix
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BuildModel(Command):
+    """Build a parametric model of a class from registered meshes (one topology).
+
+    Example: jrecon build-model scans/*.ply --out class.npz
+    """
+
+    meshes: Annotated[Positional[tuple[Path, ...]], arg(metavar="MESHES...")]
+    """Meshes of instances of the class: .ply, .obj, .stl, .glb, .gltf, .off."""
+    out: Path
+    """Model file to write, .npz."""
+    skeleton: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Joint tree, skin and joints for an articulated class: .json or .npz."""
+    align: Literal["rigid", "similarity", "none"] = "rigid"
+    """What is removed before shapes are compared: position and orientation; size, too; nothing."""
+    components: Annotated[int | None, arg(metavar="INT")] = None
+    """Number of shape components; as many as explain `variance` if left out."""
+    variance: float = 0.98
+    """Part of the variance to explain."""
+    unit: Annotated[float | None, arg(metavar="METRES")] = None
+    """Length of the files' unit in metres (0.001 for millimetres)."""
+    name: str = "class"
+    """Name of the class, kept in the model."""
+    license: str = "unknown"
+    """Licence of the model, kept in it."""
+    provenance: str = ""
+    """Where the meshes are from, kept in the model."""
+    overwrite: bool = False
+    """Replace existing files."""
+
+    def run(self) -> Report:
+        from jrecon.model.build import build_model, read_meshes, read_skeleton
+        from jrecon.model.formats import save_model
+
+        require_suffix(self.out, (".npz",))
+        require_free(self.out, self.overwrite)
+        meshes = read_meshes(self.meshes, unit=self.unit)
+        skeleton = None
+        if self.skeleton is not None:
+            skeleton = read_skeleton(self.skeleton, meshes.names, unit=self.unit)
+        model, report = build_model(
+            meshes,
+            align_by=self.align,
+            skeleton=skeleton,
+            components=self.components,
+            variance=self.variance,
+            name=self.name,
+            license=self.license,
+            provenance=self.provenance,
+        )
+        save_model(self.out, model, overwrite=self.overwrite)
+        return {
+            "written": str(self.out),
+            "meshes": len(meshes),
+            "vertices": report.num_vertices,
+            "faces": report.num_faces,
+            "components": report.num_components,
+            "variance explained": float(report.explained[report.num_components - 1])
+            if report.num_components
+            else 0.0,
+            "held-out rms error by components (mm)": {
+                str(row.components): round(row.rms_mm, 4) for row in report.held_out
+            },
+            "warnings": list(report.warnings),
+        }
