@@ -1,4 +1,4 @@
-"""Rotations of three-dimensional space: axis-angle, matrix, quaternion and 6D, and the ways between.
+"""Rotations in three dimensions: axis-angle, matrix, quaternion, 6D, and the ways between.
 
 Matrices act on column vectors and come last, `*batch 3 3`; axis-angle vectors are in radians;
 quaternions are (w, x, y, z); the 6D form (Zhou et al. 2019, "On the Continuity of Rotation
