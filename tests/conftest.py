@@ -5,6 +5,7 @@ and JAX rebuilds those around placeholders (`eval_shape`, `tree.map`, `in_axes`)
 then refuses.
 """
 
+import os
 import pathlib
 
 import jax
@@ -16,7 +17,14 @@ jax.config.update("jax_num_cpu_devices", 4)
 # Implicit rank promotion hides missing batch axes.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
+
+# Compiled code is kept from run to run. A folder for each worker: JAX does not write the files
+# atomically, so a worker could read what another one has half written.
+worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
+jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax" / worker))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 @pytest.fixture(scope="session")
