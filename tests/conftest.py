@@ -5,7 +5,6 @@ and JAX rebuilds those around placeholders (`eval_shape`, `tree.map`, `in_axes`)
 then refuses.
 """
 
-import os
 import pathlib
 
 import jax
@@ -20,10 +19,10 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 
-# Compiled code is kept from run to run. A folder for each worker: JAX does not write the files
-# atomically, so a worker could read what another one has half written.
-worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
-jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax" / worker))
+# Compiled code is kept from run to run and shared by the workers. With a size limit JAX locks the
+# folder (it needs filelock for that); without one, workers could read half-written files.
+jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
+jax.config.update("jax_compilation_cache_max_size", 2**30)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
