@@ -9,10 +9,11 @@ import time
 from importlib import metadata
 from importlib.util import find_spec
 
+import jrecon
 from jrecon.cli.command import Command, Report
 
 _CORE = (
-    "jrecon jax jaxlib flax optax orbax-checkpoint numpy scipy trimesh pillow tyro rich jaxtyping"
+    "jax jaxlib flax optax orbax-checkpoint numpy scipy trimesh pillow tyro rich jaxtyping"
 ).split()
 # Extra: (the name that pip knows, the module that is imported).
 _EXTRAS = {
@@ -35,6 +36,7 @@ class Doctor(Command):
 
     def run(self) -> Report:
         return {
+            "jrecon": jrecon.__version__,
             "python": f"{platform.python_version()} on {platform.platform()}",
             "packages": {name: _version(name) for name in _CORE},
             "extras": {name: _extra(name) for name in _EXTRAS},
@@ -92,17 +94,20 @@ def _self_test() -> Report:
     model = load_model("body")
     loaded = time.perf_counter()
     params = zeros(model)
-    drift = float(jnp.abs(pose(model, params).vertices - model.vertices).max())
 
-    def height(shape: jax.Array) -> jax.Array:
+    @jax.jit
+    def measure(shape: jax.Array) -> tuple[jax.Array, jax.Array]:
         vertices = pose(model, dataclasses.replace(params, shape=shape)).vertices
-        return vertices[:, 1].max() - vertices[:, 1].min()
+        stature = vertices[:, 1].max() - vertices[:, 1].min()
+        return stature, jnp.abs(vertices - model.vertices).max()
 
-    stature, slope = jax.value_and_grad(height)(params.shape)
+    gradient = jax.jit(jax.grad(lambda shape: measure(shape)[0]))
+    stature, drift = (float(value) for value in measure(params.shape))
+    slope = gradient(params.shape)
     done = time.perf_counter()
-    if drift > 1e-5 or not bool(jnp.isfinite(slope).all()) or not 1.0 < float(stature) < 2.5:
+    if drift > 1e-5 or not bool(jnp.isfinite(slope).all()) or not 1.0 < stature < 2.5:
         raise ValueError(
-            f"self-test: the rest pose is off by {drift} m at a stature of {float(stature)} m; "
+            f"self-test: the rest pose is off by {drift} m at a stature of {stature} m; "
             f"reinstall jrecon and JAX ({sys.executable})."
         )
     return {
