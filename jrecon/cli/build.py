@@ -68,10 +68,8 @@ class BuildModel(Command):
             "vertices": report.num_vertices,
             "faces": report.num_faces,
             "components": report.num_components,
-            "variance explained": float(report.explained[report.num_components - 1])
-            if report.num_components
-            else 0.0,
-            "held-out rms error by components (mm)": {
+            "variance_explained": float([0.0, *report.explained][report.num_components]),
+            "held_out_rms_mm": {
                 str(row.components): round(row.rms_mm, 4) for row in report.held_out
             },
             "warnings": list(report.warnings),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 Report = Mapping[str, Any]
-"""What a command found out or wrote: JSON values under readable keys."""
+"""What a command found out or wrote: JSON values; keys in snake case, with their unit if any."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,8 @@ def format_report(report: Report, *, as_json: bool) -> str:
     """A report as indented JSON, or as aligned lines for people."""
     if as_json:
         return json.dumps(report, indent=2, allow_nan=False) + "\n"
-    return "".join(f"{line}\n" for line in _lines(report))
+    readable = {key.replace("_", " "): value for key, value in report.items()}
+    return "".join(f"{line}\n" for line in _lines(readable))
 
 
 def _lines(report: Report) -> list[str]:
@@ -66,8 +67,8 @@ def _lines(report: Report) -> list[str]:
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list | tuple):
+    if value is None or value in ("", []):
+        return "none"
+    if isinstance(value, list):
         return ", ".join(_text(entry) for entry in value)
     return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -42,7 +42,7 @@ class Doctor(Command):
             "extras": {name: _extra(name) for name in _EXTRAS},
             "devices": _devices(),
             "caches": _caches(),
-            "self-test": _self_test(),
+            "self_test": _self_test(),
         }
 
 
@@ -75,7 +75,7 @@ def _caches() -> Report:
     import jax
 
     folder = jax.config.values["jax_compilation_cache_dir"]
-    return {"compiled code": folder or "off; set JAX_COMPILATION_CACHE_DIR to keep compiled code"}
+    return {"compiled_code": folder or "off; set JAX_COMPILATION_CACHE_DIR to keep compiled code"}
 
 
 def _self_test() -> Report:
@@ -111,7 +111,7 @@ def _self_test() -> Report:
             f"reinstall jrecon and JAX ({sys.executable})."
         )
     return {
-        "load the body (s)": round(loaded - start, 3),
-        "pose and differentiate, with compilation (s)": round(done - loaded, 3),
+        "load_s": round(loaded - start, 3),
+        "compile_and_run_s": round(done - loaded, 3),
         "result": "ok",
     }

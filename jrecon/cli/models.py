@@ -124,23 +124,20 @@ def make_params(model: ParametricModel, *, shape: dict[str, float], pose: str | 
 
 
 def describe_model(model: ParametricModel) -> Report:
-    """What a person wants to know about a model before using it; lengths in metres."""
+    """What a person wants to know about a model before using it."""
     import numpy as np
 
     size = np.ptp(np.asarray(model.vertices), axis=0)
-    joints = {
-        name: "root" if parent < 0 else f"child of {model.joint_names[parent]}"
-        for name, parent in zip(model.joint_names, model.parents, strict=True)
-    }
+    parents = [None if parent < 0 else model.joint_names[parent] for parent in model.parents]
     return {
         **_summary(model),
-        "width, height, depth (m)": [round(float(length), 3) for length in size],
-        "levels of detail": {name: f"{count} vertices" for name, count in model.levels},
-        "pose correctives": model.corrective,
-        "shape coefficients": list(model.shape_names),
-        "shape priors": list(model.prior_names),
-        "named poses": list(model.named_poses),
-        "joint tree": joints,
+        "size_m": [round(float(length), 3) for length in size],
+        "levels": dict(model.levels),
+        "pose_correctives": model.corrective,
+        "shape_names": list(model.shape_names),
+        "priors": list(model.prior_names),
+        "named_poses": list(model.named_poses),
+        "parents": dict(zip(model.joint_names, parents, strict=True)),
         "provenance": model.provenance,
     }
 
