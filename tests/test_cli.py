@@ -1,6 +1,7 @@
 """The command line: what it writes, what it prints, how it fails."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 import trimesh
 
 from jrecon.cli import main
+from jrecon.cli.models import make_params
 from jrecon.model.formats import load_model, save_model
 from jrecon.model.parametric import pose
 from tests.model.small_models import random_model
@@ -78,8 +80,6 @@ def test_export_writes_the_posed_surface(capsys, model_file, tmp_path, suffix):
     assert len(mesh.vertices) > 0
     if suffix == "ply":
         model = load_model(model_file, level="coarse")
-        from jrecon.cli.models import make_params
-
         params = make_params(model, shape={name: 1.5}, pose="bent")
         np.testing.assert_allclose(mesh.vertices, pose(model, params).vertices, atol=1e-6)
 
@@ -95,6 +95,22 @@ def test_export_refuses_what_the_model_lacks(capsys, model_file, tmp_path):
     error = run_failing(capsys, "export", model_file, "--out", tmp_path / "no" / "x.glb")
     assert "no such folder" in error
     assert not out.exists()
+
+
+def test_build_model_from_meshes(capsys, rng, tmp_path):
+    ball = trimesh.creation.icosphere(subdivisions=1, radius=0.2)
+    files = [tmp_path / f"{i}.ply" for i in range(8)]
+    for file in files:
+        stretched = np.asarray(ball.vertices) * rng.uniform(0.8, 1.2, size=3)
+        trimesh.Trimesh(stretched, ball.faces, process=False).export(file)
+    out = tmp_path / "class.npz"
+    report = run_json(capsys, "build-model", *files, "--out", out, "--name", "ellipsoid")
+    # Three half axes vary, so three components describe any ellipsoid.
+    assert report["components"] == 3
+    assert report["held_out_rms_mm"]["3"] < 1e-3
+    assert load_model(out).name == "ellipsoid"
+    assert "--overwrite" in run_failing(capsys, "build-model", *files, "--out", out)
+    assert "at least 2" in run_failing(capsys, "build-model", files[0], "--out", tmp_path / "b.npz")
 
 
 def test_bad_models_are_refused_in_one_line(capsys, model_file, tmp_path):
@@ -121,6 +137,15 @@ def test_module_runs_as_a_program():
     )
     for command in ("describe", "convert", "export", "build-model", "doctor"):
         assert command in done.stdout
+
+
+def test_a_closed_pipe_is_no_failure_of_ours(model_file):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "jrecon", "describe", str(model_file)]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_doctor_finds_the_engine_sound(capsys):
