@@ -184,9 +184,7 @@ def sheet(
     font, title_font = _font(13), _font(18)
     line = 20 if captions is not None else 0
     rows = [range(i, min(i + columns, len(images))) for i in range(0, len(images), columns)]
-    widths = [max(image.shape[1] for image in images[c::columns]) for c in range(columns)][
-        : len(images)
-    ]
+    widths = [max(image.shape[1] for image in images[c::columns]) for c in range(len(rows[0]))]
     heights = [max(images[i].shape[0] for i in row) + line for row in rows]
     left = gap + np.cumsum([0, *[w + gap for w in widths]])
     top = gap + (32 if title else 0) + np.cumsum([0, *[h + gap for h in heights]])

@@ -36,7 +36,7 @@ class Motions:
         return self.scale[:, None, None] * turned + self.translation[:, None]
 
 
-def align(vertices: Float[np.ndarray, "n v 3"], method: Alignment = "rigid") -> Motions:
+def procrustes(vertices: Float[np.ndarray, "n v 3"], method: Alignment = "rigid") -> Motions:
     """The motions that align the meshes.
 
     Raises:

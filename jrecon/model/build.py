@@ -19,11 +19,10 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-import scipy.linalg
 from jaxtyping import Float, Int
 from scipy.spatial.distance import pdist, squareform
 
-from jrecon.model.alignment import Alignment, align
+from jrecon.model.alignment import Alignment, procrustes
 from jrecon.model.parametric import ParametricModel, make_model
 from jrecon.model.registered import RegisteredMeshes, make_meshes, read_meshes
 from jrecon.model.skeleton import Skeleton, make_skeleton, read_skeleton
@@ -63,7 +62,7 @@ class BuildReport:
     meshes: tuple[str, ...]
     num_vertices: int
     num_faces: int
-    align: Alignment
+    align_by: Alignment
     num_components: int
     explained: Float[np.ndarray, " r"]
     """Part of the variance that the first 1, 2, ... components explain."""
@@ -81,9 +80,17 @@ class BuildReport:
     """Mean rotation that pose normalisation took out at each joint, in degrees; else empty."""
     warnings: tuple[str, ...]
 
-    def error_at(self, components: int) -> HeldOut | None:
-        """The held-out error at a number of components, where it was measured."""
-        return next((row for row in self.held_out if row.components == components), None)
+    def error_at(self, components: int) -> HeldOut:
+        """The held-out error at a number of components.
+
+        Raises:
+          ValueError: it was not measured there.
+        """
+        for row in self.held_out:
+            if row.components == components:
+                return row
+        measured = ", ".join(str(row.components) for row in self.held_out)
+        raise ValueError(f"components: got {components}, measured were {measured}.")
 
 
 def build_model(
@@ -118,7 +125,7 @@ def build_model(
         fit the meshes.
     """
     _check_arguments(meshes, skeleton, components, variance, folds)
-    motions = align(meshes.vertices, align_by)
+    motions = procrustes(meshes.vertices, align_by)
     vertices = motions.move(meshes.vertices)
     unposed_deg: dict[str, float] = {}
     if skeleton is None:
@@ -135,7 +142,7 @@ def build_model(
     space = _principal_components(vertices)
     chosen = _choose(space, components, variance, len(meshes))
     warnings = _warnings(meshes, space, chosen)
-    labels = dict(name=name, license=license, provenance=provenance)
+    labels: dict[str, Any] = dict(name=name, license=license, provenance=provenance)
     model = _assemble(meshes.faces, joints, skeleton, space, chosen, labels)
     per_vertex = np.sqrt(vertices.shape[1])
     report = BuildReport(
@@ -143,7 +150,7 @@ def build_model(
         meshes=meshes.names,
         num_vertices=vertices.shape[1],
         num_faces=len(meshes.faces),
-        align=align_by,
+        align_by=align_by,
         num_components=chosen,
         explained=_explained(space),
         component_rms_mm=1e3 * space.deviations / per_vertex,
@@ -183,8 +190,8 @@ def _principal_components(vertices: Float[np.ndarray, "n v 3"]) -> _Space:
     centred = (vertices - mean).reshape(count, -1)
     # n meshes span n - 1 dimensions of the 3 v: QR first, so that the SVD is of an n x n matrix;
     # unlike the eigenvectors of the Gram matrix this keeps all digits.
-    q, r = scipy.linalg.qr(centred.T, mode="economic")
-    u, singular, vt = scipy.linalg.svd(r, full_matrices=False)
+    q, r = np.linalg.qr(centred.T)
+    u, singular, vt = np.linalg.svd(r, full_matrices=False)
     keep = min(count - 1, len(singular))
     directions, singular = (q @ u[:, :keep]).T, singular[:keep]
     scores = vt[:keep].T * singular
@@ -234,7 +241,7 @@ def _assemble(
     skeleton: Skeleton | None,
     space: _Space,
     chosen: int,
-    labels: dict[str, str],
+    labels: dict[str, Any],
 ) -> ParametricModel:
     basis = (space.directions[:chosen] * space.deviations[:chosen, None]).T
     coefficients = space.coefficients[:, :chosen]
@@ -272,7 +279,7 @@ def _held_out(space: _Space, folds: int, seed: int, chosen: int) -> tuple[HeldOu
     for part in parts:
         train = np.delete(space.scores, part, axis=0)
         centre = train.mean(axis=0)
-        _, _, axes = scipy.linalg.svd(train - centre, full_matrices=False)
+        _, _, axes = np.linalg.svd(train - centre, full_matrices=False)
         left_out = space.scores[part] - centre
         for k in counts:
             residual = left_out - (left_out @ axes[:k].T) @ axes[:k]
