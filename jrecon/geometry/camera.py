@@ -167,9 +167,10 @@ def crop(camera: Camera, x0: Any, y0: Any, width: int, height: int) -> Camera:
     The window may reach outside the image; x0 and y0 may be fractions, traced, or batched.
     """
     corner = jnp.stack(jnp.broadcast_arrays(jnp.asarray(x0), jnp.asarray(y0)), axis=-1)
-    return dataclasses.replace(
-        camera,
-        center=camera.center - _like(corner.astype(camera.center.dtype), camera.center),
+    shape = jnp.broadcast_shapes(corner.shape, camera.center.shape)
+    return Camera(
+        focal=jnp.broadcast_to(camera.focal, shape),
+        center=jnp.broadcast_to(camera.center, shape) - jnp.broadcast_to(corner, shape),
         width=int(width),
         height=int(height),
     )

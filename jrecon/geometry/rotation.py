@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jrecon.geometry.vector import norm, normalize
+
 HIGHEST = jax.lax.Precision.HIGHEST
 
 # Below this squared angle the Taylor series below are exact to float32 rounding.
@@ -100,7 +102,7 @@ def quaternion_from_axis_angle(axis_angle: Float[Array, "*batch 3"]) -> Float[Ar
 
 def from_quaternion(quaternion: Float[Array, "*batch 4"]) -> Float[Array, "*batch 3 3"]:
     """The rotation matrix of a quaternion (w, x, y, z) of any length but zero."""
-    unit = _normalise(quaternion)
+    unit = normalize(quaternion)
     w, x, y, z = (unit[..., i] for i in range(4))
     rows = [
         *(1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
@@ -133,7 +135,7 @@ def to_quaternion(matrix: Float[Array, "*batch 3 3"]) -> Float[Array, "*batch 4"
     )
     best = jnp.argmax(jnp.stack(diagonal, axis=-1), axis=-1)
     chosen = jnp.take_along_axis(columns, best[..., None, None], axis=-2)[..., 0, :]
-    unit = _normalise(chosen)
+    unit = normalize(chosen)
     return jnp.where(unit[..., :1] < 0, -unit, unit)
 
 
@@ -143,9 +145,9 @@ def from_6d(columns: Float[Array, "*batch 6"]) -> Float[Array, "*batch 3 3"]:
     Zero or parallel columns have no nearest rotation: the result is then finite, with finite
     derivatives, but no rotation.
     """
-    first = _normalise(columns[..., :3])
+    first = normalize(columns[..., :3])
     second = columns[..., 3:] - jnp.sum(first * columns[..., 3:], axis=-1, keepdims=True) * first
-    second = _normalise(second)
+    second = normalize(second)
     return jnp.stack([first, second, jnp.cross(first, second)], axis=-1)
 
 
@@ -162,15 +164,4 @@ def angle_between(
     The derivative is zero, not NaN, where the two are equal.
     """
     relative = jnp.matmul(jnp.swapaxes(first, -1, -2), second, precision=HIGHEST)
-    return _length(log(relative))[..., 0]
-
-
-def _length(vector: Float[Array, "*batch n"]) -> Float[Array, "*batch 1"]:
-    squared = jnp.sum(vector**2, axis=-1, keepdims=True)
-    zero = squared == 0
-    return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, squared)))
-
-
-def _normalise(vector: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
-    length = _length(vector)
-    return vector / jnp.where(length == 0, 1.0, length)
+    return norm(log(relative))[..., 0]
