@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 from trimesh.triangles import closest_point
 
 from jrecon.geometry.vector import norm, normalize
@@ -224,7 +224,7 @@ def closest_on_surface(queries: Any, vertices: Any, faces: Any) -> ClosestPoints
     corners = vertices[faces]
     centroids = corners.mean(1)
     radius = np.linalg.norm(corners - centroids[:, None], axis=2).max()
-    tree = cKDTree(centroids)
+    tree = KDTree(centroids)
     result = ClosestPoints(
         np.full(len(queries), np.inf), np.zeros((len(queries), 3)), np.zeros(len(queries), int)
     )

@@ -40,7 +40,7 @@ from jrecon.model.parametric import (
 def jacobian(
     model: ParametricModel,
     params: Params,
-    vertex_ids: Int[Array, n] | None = None,
+    vertex_ids: Int[Array, " n"] | None = None,
 ) -> Float[Array, "*batch n 3 q"]:
     """Derivative of `pose(model, params).vertices` with respect to `to_vector(params)`.
 

@@ -324,8 +324,8 @@ def _pose_one(model: ParametricModel, params: Params) -> Posed:
 
 
 def pose_feature(
-    model: ParametricModel, shape: Float[Array, s], pose: Float[Array, "j 3"]
-) -> Float[Array, p]:
+    model: ParametricModel, shape: Float[Array, " s"], pose: Float[Array, "j 3"]
+) -> Float[Array, " p"]:
     """What the pose correctives are linear in (see `ParametricModel.corrective`)."""
     if model.corrective == "none":
         return jnp.zeros(model.pose_basis.shape[-1])
@@ -336,7 +336,7 @@ def pose_feature(
     return feature
 
 
-def joint_feature(corrective: str, axis_angle: Float[Array, 3]) -> Float[Array, c]:
+def joint_feature(corrective: str, axis_angle: Float[Array, 3]) -> Float[Array, " c"]:
     """The share of one joint in the pose feature."""
     matrix = rotation.exp(axis_angle)
     if corrective == "rotation":
@@ -346,7 +346,7 @@ def joint_feature(corrective: str, axis_angle: Float[Array, 3]) -> Float[Array, 
 
 
 def rest_vertices(
-    model: ParametricModel, shape: Float[Array, s], feature: Float[Array, p]
+    model: ParametricModel, shape: Float[Array, " s"], feature: Float[Array, " p"]
 ) -> Float[Array, "v 3"]:
     """Template plus blend shapes plus pose correctives, in the rest pose."""
     rest = model.vertices + jnp.einsum("vas,s->va", model.shape_basis, shape, precision=HIGHEST)

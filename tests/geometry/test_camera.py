@@ -25,9 +25,8 @@ def test_projection_by_hand(camera):
 def test_project_and_unproject_are_inverse(batch, rng):
     focal = rng.uniform(300, 600, size=batch)
     camera = make_camera(focal, 1.1 * focal, 300.0, 200.0, 640, 480)
-    points = np.concatenate(
-        [rng.normal(size=(*batch, 7, 2)), rng.uniform(0.5, 5, size=(*batch, 7, 1))], axis=-1
-    ).astype(np.float32)
+    sideways, ahead = rng.normal(size=(*batch, 7, 2)), rng.uniform(0.5, 5, size=(*batch, 7, 1))
+    points = jnp.asarray(np.concatenate([sideways, ahead], axis=-1), jnp.float32)
     pixels = cameras.project(camera, points)
     assert pixels.shape == (*batch, 7, 2)
     back = cameras.unproject(camera, pixels, points[..., 2])

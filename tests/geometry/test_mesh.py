@@ -102,8 +102,8 @@ def test_facing_is_positive_towards_the_eye(sphere):
 
 
 def test_a_degenerate_face_is_harmless():
-    vertices = np.array([[0, 0, 0], [1, 0, 0], [2, 0, 0], [0, 1, 0]], np.float32)
-    faces = np.array([[0, 1, 2], [1, 1, 3]], np.int32)
+    vertices = jnp.array([[0.0, 0, 0], [1, 0, 0], [2, 0, 0], [0, 1, 0]])
+    faces = jnp.array([[0, 1, 2], [1, 1, 3]])
     for function in (mesh.face_areas, mesh.face_normals):
         assert (np.asarray(function(vertices, faces)) == 0).all()
         check_derivatives(lambda v, f=function: f(v, faces), vertices, numerical=False)
@@ -111,7 +111,7 @@ def test_a_degenerate_face_is_harmless():
 
 def test_derivatives(sphere):
     vertices, faces = sphere
-    small, some = vertices[faces[:2].ravel()], np.arange(6).reshape(2, 3)
+    small, some = vertices[faces[:2].ravel()], jnp.arange(6).reshape(2, 3)
     table = make_topology(some, 6)
     check_derivatives(lambda v: mesh.face_normals(v, some) * 0.1, small, atol=0.02)
     check_derivatives(lambda v: mesh.vertex_normals(v, some, table) * 0.1, small, atol=0.02)

@@ -81,7 +81,7 @@ def test_six_arbitrary_numbers_give_a_rotation(rng):
 def test_angle_between_is_the_angle(rng):
     base = rotation.exp(random_vectors(rng, (5,)))
     angles = np.array([0.0, 1e-3, 1.0, 3.0, np.pi], np.float32)
-    turn = rotation.exp(angles[:, None] * np.array([[0.6, 0.0, 0.8]], np.float32))
+    turn = rotation.exp(jnp.asarray(angles[:, None] * np.array([[0.6, 0.0, 0.8]])))
     got = rotation.angle_between(base, jnp.matmul(base, turn))
     np.testing.assert_allclose(got, angles, atol=1e-3)
 
