@@ -230,7 +230,8 @@ def closest_on_surface(queries: Any, vertices: Any, faces: Any) -> ClosestPoints
     )
     open_ids, width = np.arange(len(queries)), min(16, len(faces))
     while len(open_ids):
-        reach, near = tree.query(queries[open_ids], k=np.arange(1, width + 1))
+        found = tree.query(queries[open_ids], k=width)
+        reach, near = (np.asarray(table).reshape(-1, width) for table in found)
         _keep_nearest(result, open_ids, near, queries, corners)
         final = (reach[:, -1] >= result.distance[open_ids] + radius) | (width == len(faces))
         open_ids, width = open_ids[~final], min(4 * width, len(faces))
