@@ -1,6 +1,6 @@
 """Pictures show what they are given: framing, light, colours, grids and curves."""
 
-import types
+import dataclasses
 
 import numpy as np
 import pytest
@@ -64,9 +64,15 @@ def test_look_at_needs_points():
         look_at(FRONT_UP_LEFT, margin=0.5)
 
 
+@dataclasses.dataclass
+class FlatView:
+    mask: np.ndarray
+    normals: np.ndarray
+
+
 def view_of(normals):
     normals = np.asarray(normals, np.float64)[None]
-    return types.SimpleNamespace(mask=(normals != 0).any(-1), normals=normals)
+    return FlatView((normals != 0).any(-1), normals)
 
 
 def test_shade_lights_from_above_left_and_both_sides():
@@ -79,7 +85,7 @@ def test_shade_lights_from_above_left_and_both_sides():
     red = shade(view_of(normals), color=(0.8, 0.0, 0.0))[0, 0]
     assert red[0] > 100 and red[1] == red[2] == 0
     with pytest.raises(ValueError, match="shade one view at a time"):
-        shade(types.SimpleNamespace(mask=np.ones((2, 4, 4)), normals=np.ones((2, 4, 4, 3))))
+        shade(FlatView(np.ones((2, 4, 4)), np.ones((2, 4, 4, 3))))
 
 
 def test_color_map_ends_and_holes():

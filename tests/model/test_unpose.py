@@ -59,7 +59,7 @@ def creature(rng):
         blend[:, start] = 1 - near
         blend[:, max(PARENTS[start], 0)] += near
         weights.append(blend)
-    return Creature(*(np.concatenate(rows) for rows in (vertices, girths, weights)))
+    return Creature(np.concatenate(vertices), np.concatenate(girths), np.concatenate(weights))
 
 
 def skin(rest, joints, weights, angles, place):
@@ -81,8 +81,8 @@ def pose_meshes(rng, creature, count, *, bend=0.5, vary=1.0):
     sizes, girths = 1 + 0.1 * vary * rng.normal(size=count), 0.2 * vary * rng.normal(size=count)
     rest = [creature.at(size, girth) for size, girth in zip(sizes, girths, strict=True)]
     posed = [
-        skin(*shape, creature.weights, angle, rng.normal(size=3))
-        for shape, angle in zip(rest, angles, strict=True)
+        skin(shape, centres, creature.weights, angle, rng.normal(size=3))
+        for (shape, centres), angle in zip(rest, angles, strict=True)
     ]
     vertices, joints = (np.stack(parts) for parts in zip(*posed, strict=True))
     return vertices, joints, np.stack([vertices for vertices, _ in rest]), angles
@@ -217,9 +217,10 @@ def test_skeleton_files(tmp_path, suffix):
     if suffix == ".json":
         path.write_text(json.dumps(fields))
     else:
-        np.savez(path, **fields)
+        np.savez(path, allow_pickle=False, **{k: np.array(v) for k, v in fields.items()})
     skeleton = read_skeleton(path, ["x/a.ply", "x/b.ply"], unit=0.1)
     assert skeleton.joint_names == ("root", "lid") and skeleton.parents == (-1, 0)
+    assert skeleton.rest_joints is not None
     np.testing.assert_allclose(skeleton.rest_joints, [[0, 0, 0], [0, 0.2, 0]])
     np.testing.assert_allclose(
         skeleton.joints_of(np.arange(9.0).reshape(1, 3, 3)), [[[0, 1, 2], [4.5, 5.5, 6.5]]]
@@ -228,6 +229,7 @@ def test_skeleton_files(tmp_path, suffix):
         fields = {k: v for k, v in fields.items() if k != "joint_regressor"}
         path.write_text(json.dumps(fields | dict(joint_positions=positions)))
         by_name = read_skeleton(path, ["x/a.ply", "x/b.ply"])
+        assert by_name.joint_positions is not None
         np.testing.assert_array_equal(by_name.joint_positions[:, 0, 0], [0.0, 1.0])
         with pytest.raises(ValueError, match=r"no entry for 1 meshes \(c\)"):
             read_skeleton(path, ["x/a.ply", "x/c.ply"])
