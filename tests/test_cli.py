@@ -57,7 +57,7 @@ def test_describe_for_people_holds_the_same(capsys, model_file):
 
 def test_convert_writes_an_equal_model_once(capsys, model_file, tmp_path):
     target = tmp_path / "copy.npz"
-    assert run_json(capsys, "convert", model_file, target)["written"] == str(target)
+    assert run_json(capsys, "convert", model_file, target)["written"] == [str(target)]
     before, after = load_model(model_file), load_model(target)
     np.testing.assert_array_equal(before.shape_basis, after.shape_basis)
     assert before.joint_names == after.joint_names

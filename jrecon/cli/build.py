@@ -22,6 +22,8 @@ class BuildModel(Command):
     """Meshes of instances of the class: .ply, .obj, .stl, .glb, .gltf, .off."""
     out: Path
     """Model file to write, .npz."""
+    report: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Write the whole report there (.json), and a picture of the components beside it (.png)."""
     skeleton: Annotated[Path | None, arg(metavar="FILE")] = None
     """Joint tree, skin and joints for an articulated class: .json or .npz."""
     align: Literal["rigid", "similarity", "none"] = "rigid"
@@ -47,6 +49,10 @@ class BuildModel(Command):
 
         require_suffix(self.out, (".npz",))
         require_free(self.out, self.overwrite)
+        if self.report is not None:
+            require_suffix(self.report, (".json",))
+            require_free(self.report, self.overwrite)
+            require_free(self.report.with_suffix(".png"), self.overwrite)
         meshes = read_meshes(self.meshes, unit=self.unit)
         skeleton = None
         if self.skeleton is not None:
@@ -62,8 +68,13 @@ class BuildModel(Command):
             provenance=self.provenance,
         )
         save_model(self.out, model, overwrite=self.overwrite)
+        written = [self.out]
+        if self.report is not None:
+            from jrecon.io.build_report import write_report
+
+            written += write_report(report, model, self.report, overwrite=self.overwrite)
         return {
-            "written": str(self.out),
+            "written": [str(path) for path in written],
             "meshes": len(meshes),
             "vertices": report.num_vertices,
             "faces": report.num_faces,

@@ -55,7 +55,7 @@ class Convert(Command):
         require_free(self.target, self.overwrite)
         model = load_model(str(self.source))
         save_model(self.target, model, overwrite=self.overwrite)
-        return {"written": str(self.target), **_summary(model)}
+        return {"written": [str(self.target)], **_summary(model)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,7 +94,7 @@ class Export(Command):
         model = load_model(self.model, level=self.level)
         params = make_params(model, shape=self.shape, pose=self.pose)
         writers[self.out.suffix.lower()](self.out, model, params, overwrite=self.overwrite)
-        return {"written": str(self.out), **_summary(model)}
+        return {"written": [str(self.out)], **_summary(model)}
 
 
 def make_params(model: ParametricModel, *, shape: dict[str, float], pose: str | None) -> Params:
