@@ -93,8 +93,13 @@ class Export(Command):
         require_free(self.out, self.overwrite)
         model = load_model(self.model, level=self.level)
         params = make_params(model, shape=self.shape, pose=self.pose)
-        writers[self.out.suffix.lower()](self.out, model, params, overwrite=self.overwrite)
-        return {"written": [str(self.out)], **_summary(model)}
+        write = writers[self.out.suffix.lower()]
+        losses = write(self.out, model, params, overwrite=self.overwrite)
+        return {
+            "written": [str(self.out)],
+            **_summary(model),
+            **(dataclasses.asdict(losses) if losses else {}),
+        }
 
 
 def make_params(model: ParametricModel, *, shape: dict[str, float], pose: str | None) -> Params:
