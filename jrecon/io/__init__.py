@@ -1,0 +1,1 @@
+"""Files at the outer edge: what is read from and written for other programs."""
