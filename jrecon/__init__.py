@@ -8,6 +8,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jrecon.geometry.camera import (
+        Camera as Camera,
+        make_camera as make_camera,
+        project as project,
+        unproject as unproject,
+    )
+    from jrecon.io.export import (
+        export_glb as export_glb,
+        export_obj as export_obj,
+        export_ply as export_ply,
+    )
+    from jrecon.model.build import build_model as build_model, read_meshes as read_meshes
     from jrecon.model.formats import load_model as load_model, save_model as save_model
     from jrecon.model.jacobian import jacobian as jacobian
     from jrecon.model.parametric import (
@@ -23,19 +35,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _STAGES = {
-    "jrecon.model.formats": ("load_model", "save_model"),
-    "jrecon.model.jacobian": ("jacobian",),
-    "jrecon.model.parametric": (
-        "ParametricModel",
-        "Params",
-        "Posed",
-        "at_level",
-        "make_model",
-        "pose",
-        "zeros",
-    ),
+    "jrecon.geometry.camera": "Camera make_camera project unproject",
+    "jrecon.model.parametric": "ParametricModel Params Posed at_level make_model pose zeros",
+    "jrecon.model.jacobian": "jacobian",
+    "jrecon.model.formats": "load_model save_model",
+    "jrecon.model.build": "build_model read_meshes",
+    "jrecon.io.export": "export_glb export_obj export_ply",
 }
-_HOME = {name: module for module, names in _STAGES.items() for name in names}
+_HOME = {name: module for module, names in _STAGES.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> Any:
