@@ -87,11 +87,12 @@ _ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
     ("_codecs", "encode"): _encode,
-    ("__builtin__", "object"): object,
-    ("builtins", "object"): object,
     ("copy_reg", "_reconstructor"): _begin_object,
     ("copyreg", "_reconstructor"): _begin_object,
 }
+for _builtins in ("builtins", "__builtin__"):
+    for _type in (object, set, frozenset):
+        _ALLOWED[_builtins, _type.__name__] = _type
 for _core in ("core", "_core"):
     _ALLOWED[f"numpy.{_core}.multiarray", "_reconstruct"] = _begin_array
     _ALLOWED[f"numpy.{_core}.multiarray", "scalar"] = _scalar
