@@ -9,7 +9,7 @@ import time
 from importlib import metadata
 from importlib.util import find_spec
 
-import jrecon
+from jrecon import __version__
 from jrecon.cli.command import Command, Report
 
 _CORE = (
@@ -36,7 +36,7 @@ class Doctor(Command):
 
     def run(self) -> Report:
         return {
-            "jrecon": jrecon.__version__,
+            "jrecon": __version__,
             "python": f"{platform.python_version()} on {platform.platform()}",
             "packages": {name: _version(name) for name in _CORE},
             "extras": {name: _extra(name) for name in _EXTRAS},
