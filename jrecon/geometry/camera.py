@@ -7,6 +7,9 @@
 - A point projects to u = fx x / z + cx, v = fy y / z + cy. There is no skew and no distortion: lens
   distortion is removed where files are read.
 - Images are arrays (height, width), indexed [v, u].
+
+Batch axes of cameras and of what they see broadcast: one camera serves many point clouds, and many
+cameras see one point cloud.
 """
 
 from __future__ import annotations
@@ -40,17 +43,21 @@ class Camera:
     """Rows of the image."""
 
 
-def make_camera(fx: Any, fy: Any, cx: Any, cy: Any, width: int, height: int) -> Camera:
+def make_camera(
+    fx: Any, fy: Any, cx: Any, cy: Any, width: int, height: int, *, far_center: bool = False
+) -> Camera:
     """A checked camera; the four intrinsics are numbers, or arrays of one batch shape, in pixels.
+
+    Args:
+      far_center: accept a principal point far outside the image, as in a small window cut from the
+        border of a large image.
 
     Raises:
       ValueError: a focal length that is not positive, a number that is not finite, an empty image,
         or a principal point more than an image size outside the image (then the intrinsics belong
         to another resolution, or fx and cx are swapped).
     """
-    for name, size in (("width", width), ("height", height)):
-        if int(size) != size or size < 1:
-            raise ValueError(f"{name}: got {size}, need a whole number of pixels >= 1.")
+    _check_size(width, height)
     arrays = np.broadcast_arrays(*(np.asarray(value, np.float64) for value in (fx, fy, cx, cy)))
     for name, values in zip(("fx", "fy", "cx", "cy"), arrays, strict=True):
         if not np.isfinite(values).all():
@@ -62,10 +69,11 @@ def make_camera(fx: Any, fy: Any, cx: Any, cy: Any, width: int, height: int) -> 
                 "(width / 2 / tan(field of view / 2))."
             )
     for name, values, size in (("cx", arrays[2], width), ("cy", arrays[3], height)):
-        if (values < -size).any() or (values > 2 * size).any():
+        if not far_center and ((values < -size).any() or (values > 2 * size).any()):
             raise ValueError(
                 f"{name}: got {values} for an image of {width} x {height} pixels, need a principal "
-                "point in or near the image; are the intrinsics of another resolution?"
+                "point in or near the image; are the intrinsics of another resolution? If the "
+                "image is a window of a larger one, pass far_center=True."
             )
     return Camera(
         focal=jnp.asarray(np.stack(arrays[:2], axis=-1), jnp.float32),
@@ -75,7 +83,13 @@ def make_camera(fx: Any, fy: Any, cx: Any, cy: Any, width: int, height: int) -> 
     )
 
 
-def from_matrix(matrix: Any, width: int, height: int) -> Camera:
+def _check_size(width: int, height: int) -> None:
+    for name, size in (("width", width), ("height", height)):
+        if not np.isfinite(size) or int(size) != size or size < 1:
+            raise ValueError(f"{name}: got {size}, need a whole number of pixels >= 1.")
+
+
+def from_matrix(matrix: Any, width: int, height: int, *, far_center: bool = False) -> Camera:
     """A camera from its 3x3 matrix K (row-major, pixels).
 
     Raises:
@@ -84,6 +98,8 @@ def from_matrix(matrix: Any, width: int, height: int) -> Camera:
     k = np.asarray(matrix, np.float64)
     if k.shape[-2:] != (3, 3):
         raise ValueError(f"K: got shape {k.shape}, need (3, 3).")
+    if not np.isfinite(k).all():
+        raise ValueError(f"K: got {k.tolist()}, need finite numbers.")
     scale = max(float(np.abs(k).max()), 1.0)
     zeros = np.abs(k[..., [0, 1, 2, 2], [1, 0, 0, 1]]).max()
     if zeros > 1e-6 * scale or np.abs(k[..., 2, 2] - 1).max() > 1e-6:
@@ -92,9 +108,8 @@ def from_matrix(matrix: Any, width: int, height: int) -> Camera:
         raise ValueError(
             f"K: got {k.tolist()}, need [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]; {hint}."
         )
-    return make_camera(
-        k[..., 0, 0], k[..., 1, 1], k[..., 0, 2], k[..., 1, 2], width=width, height=height
-    )
+    intrinsics = k[..., 0, 0], k[..., 1, 1], k[..., 0, 2], k[..., 1, 2]
+    return make_camera(*intrinsics, width, height, far_center=far_center)
 
 
 def from_field_of_view(vertical: float, width: int, height: int) -> Camera:
@@ -107,10 +122,11 @@ def from_field_of_view(vertical: float, width: int, height: int) -> Camera:
 
 def field_of_view(camera: Camera) -> Float[Array, "*batch 2"]:
     """The horizontal and vertical angle that the image spans, radians."""
-    size = jnp.array([camera.width, camera.height], jnp.float32)
     low = (-0.5 - camera.center) / camera.focal
-    high = (_like(size, camera.center) - 0.5 - camera.center) / camera.focal
-    return jnp.arctan(high) - jnp.arctan(low)
+    size = jnp.stack(
+        [camera.width / camera.focal[..., 0], camera.height / camera.focal[..., 1]], -1
+    )
+    return jnp.arctan(low + size) - jnp.arctan(low)
 
 
 def matrix(camera: Camera) -> Float[Array, "*batch 3 3"]:
@@ -125,20 +141,25 @@ def matrix(camera: Camera) -> Float[Array, "*batch 3 3"]:
 def project(camera: Camera, points: Float[Array, "*batch n 3"]) -> Float[Array, "*batch n 2"]:
     """Pixel coordinates of points in the camera frame.
 
-    Points at or behind the camera plane are projected as if at `MIN_DEPTH`: finite, but
-    meaningless; test `points[..., 2] > 0` for those that can be seen.
+    Points at or behind the camera plane are projected as if at `MIN_DEPTH`: finite, with finite
+    (very large) derivatives, but meaningless; test `points[..., 2] > 0` for those that can be seen.
     """
+    points, focal, center = _aligned(
+        points, camera.focal[..., None, :], camera.center[..., None, :]
+    )
     depth = points[..., 2:]
     ahead = jnp.where(depth > MIN_DEPTH, depth, MIN_DEPTH)
-    return points[..., :2] / ahead * camera.focal[..., None, :] + camera.center[..., None, :]
+    return points[..., :2] / ahead * focal + center
 
 
 def unproject(
     camera: Camera, pixels: Float[Array, "*batch n 2"], depth: Float[Array, "*batch n"]
 ) -> Float[Array, "*batch n 3"]:
     """The points in the camera frame that are seen at `pixels`, at `depth` along the axis."""
-    slopes = (pixels - camera.center[..., None, :]) / camera.focal[..., None, :]
-    return jnp.concatenate([slopes, jnp.ones_like(slopes[..., :1])], axis=-1) * depth[..., None]
+    pixels, depth, focal, center = _aligned(
+        pixels, depth[..., None], camera.focal[..., None, :], camera.center[..., None, :]
+    )
+    return _with_one((pixels - center) / focal) * depth
 
 
 def pixel_grid(width: int, height: int) -> Float[Array, "h w 2"]:
@@ -149,16 +170,39 @@ def pixel_grid(width: int, height: int) -> Float[Array, "h w 2"]:
 
 def rays(camera: Camera) -> Float[Array, "*batch h w 3"]:
     """The direction through every pixel centre, scaled to z = 1."""
-    grid = _like(pixel_grid(camera.width, camera.height), camera.center[..., None, None, :])
-    slopes = (grid - camera.center[..., None, None, :]) / camera.focal[..., None, None, :]
-    return jnp.concatenate([slopes, jnp.ones_like(slopes[..., :1])], axis=-1)
+    grid, focal, center = _aligned(
+        pixel_grid(camera.width, camera.height),
+        camera.focal[..., None, None, :],
+        camera.center[..., None, None, :],
+    )
+    return _with_one((grid - center) / focal)
 
 
 def unproject_depth(
     camera: Camera, depth: Float[Array, "*batch h w"]
 ) -> Float[Array, "*batch h w 3"]:
-    """The point seen by each pixel of a depth map, camera frame; the origin where depth is 0."""
-    return rays(camera) * depth[..., None]
+    """The point seen by each pixel of a depth map, camera frame; the origin where depth is 0.
+
+    Raises:
+      ValueError: the depth map is not of the camera's size (known when tracing).
+    """
+    if depth.shape[-2:] != (camera.height, camera.width):
+        raise ValueError(
+            f"depth: got {depth.shape[-1]} x {depth.shape[-2]} pixels, but the camera has "
+            f"{camera.width} x {camera.height}; resize the camera or transpose the depth map."
+        )
+    directions, depth = _aligned(rays(camera), depth[..., None])
+    return directions * depth
+
+
+def _aligned(*arrays: Array) -> list[Array]:
+    """The arrays with leading axes of length one, as many as it takes for equal ranks."""
+    rank = max(array.ndim for array in arrays)
+    return [array.reshape((1,) * (rank - array.ndim) + array.shape) for array in arrays]
+
+
+def _with_one(slopes: Float[Array, "*batch 2"]) -> Float[Array, "*batch 3"]:
+    return jnp.concatenate([slopes, jnp.ones_like(slopes[..., :1])], axis=-1)
 
 
 def crop(camera: Camera, x0: Any, y0: Any, width: int, height: int) -> Camera:
@@ -166,32 +210,34 @@ def crop(camera: Camera, x0: Any, y0: Any, width: int, height: int) -> Camera:
 
     The window may reach outside the image; x0 and y0 may be fractions, traced, or batched.
     """
-    corner = jnp.stack(jnp.broadcast_arrays(jnp.asarray(x0), jnp.asarray(y0)), axis=-1)
-    shape = jnp.broadcast_shapes(corner.shape, camera.center.shape)
-    return Camera(
-        focal=jnp.broadcast_to(camera.focal, shape),
-        center=jnp.broadcast_to(camera.center, shape) - jnp.broadcast_to(corner, shape),
-        width=int(width),
-        height=int(height),
-    )
+    _check_size(width, height)
+    focal, center, corner = _with_pairs(camera, x0, y0)
+    return Camera(focal, center - corner, int(width), int(height))
+
+
+def scale(camera: Camera, sx: Any, sy: Any, width: int, height: int) -> Camera:
+    """The camera with sx, sy times as many pixels per radian, and a new image size.
+
+    The top left *border* of the image, at -0.5, stays where it is: u -> sx (u + 0.5) - 0.5. The
+    factors may be traced or batched: a window of the image resampled to a fixed size, as a network
+    wants it, is `scale(crop(camera, x0, y0, 1, 1), sx, sy, width, height)`.
+    """
+    _check_size(width, height)
+    focal, center, factor = _with_pairs(camera, sx, sy)
+    return Camera(focal * factor, (center + 0.5) * factor - 0.5, int(width), int(height))
 
 
 def resize(camera: Camera, width: int, height: int) -> Camera:
-    """The camera of the same view sampled with another number of pixels.
+    """The camera of the same view sampled with another number of pixels; the borders stay."""
+    return scale(camera, width / camera.width, height / camera.height, width, height)
 
-    The image borders at -0.5 and size - 0.5 stay where they are, so u -> s (u + 0.5) - 0.5.
-    """
-    scale = jnp.array([width / camera.width, height / camera.height], camera.focal.dtype)
-    scale = _like(scale, camera.focal)
-    return dataclasses.replace(
-        camera,
-        focal=camera.focal * scale,
-        center=(camera.center + 0.5) * scale - 0.5,
-        width=int(width),
-        height=int(height),
+
+def _with_pairs(camera: Camera, x: Any, y: Any) -> tuple[Array, Array, Array]:
+    """Focal lengths, principal points and the pairs (x, y), broadcast to one shape."""
+    pair = jnp.stack(jnp.broadcast_arrays(jnp.asarray(x), jnp.asarray(y)), axis=-1)
+    shape = jnp.broadcast_shapes(pair.shape, camera.center.shape)
+    return (
+        jnp.broadcast_to(camera.focal, shape),
+        jnp.broadcast_to(camera.center, shape),
+        jnp.broadcast_to(pair.astype(camera.focal.dtype), shape),
     )
-
-
-def _like(array: Array, other: Array) -> Array:
-    """`array` with leading axes added, so that it broadcasts against `other` explicitly."""
-    return array.reshape((1,) * (other.ndim - array.ndim) + array.shape)

@@ -4,9 +4,10 @@ Matrices act on column vectors and come last, `*batch 3 3`; axis-angle vectors a
 quaternions are (w, x, y, z); the 6D form (Zhou et al. 2019, "On the Continuity of Rotation
 Representations in Neural Networks") is the first two columns of the matrix, one after the other.
 
-Every function is finite with finite derivatives everywhere, at no rotation and at half a turn too:
-where a formula divides by zero, its argument is replaced *before* the division (a `where` around
-the result alone would still give a NaN gradient) and a Taylor series takes over.
+Every function is finite with finite derivatives everywhere, at no rotation and at half a turn too
+(`left_jacobian_inverse` alone has a pole, at a full turn): where a formula divides by zero, its
+argument is replaced *before* the division (a `where` around the result alone would still give a
+NaN gradient) and a Taylor series takes over.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from jrecon.geometry.vector import norm, normalize
 
 HIGHEST = jax.lax.Precision.HIGHEST
 
-# Below this squared angle the Taylor series below are exact to float32 rounding.
-_SMALL = 0.1
+# Below this squared angle the Taylor series below are exact to float32 rounding, and the closed
+# forms would lose digits to cancellation, their derivatives most of all.
+_SMALL = 1.0
 
 
 def hat(vector: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3 3"]:
@@ -31,31 +33,8 @@ def hat(vector: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3 3"]:
     return jnp.stack(rows, axis=-1).reshape(*vector.shape[:-1], 3, 3)
 
 
-def _coefficients(squared: Array) -> tuple[Array, Array, Array]:
-    """sin(t)/t, (1 - cos t)/t^2 and (t - sin t)/t^3 as functions of t^2."""
-    small = squared < _SMALL
-    safe = jnp.where(small, 1.0, squared)
-    angle = jnp.sqrt(safe)
-    sine, half_sine = jnp.sin(angle), jnp.sin(angle / 2)
-    s = squared
-    a = jnp.where(small, 1 - s / 6 * (1 - s / 20 * (1 - s / 42)), sine / angle)
-    b = jnp.where(small, 0.5 - s / 24 * (1 - s / 30 * (1 - s / 56)), 2 * half_sine**2 / safe)
-    c = jnp.where(
-        small, 1 / 6 - s / 120 * (1 - s / 42 * (1 - s / 72)), (angle - sine) / (safe * angle)
-    )
-    return a, b, c
-
-
-def _series(first: Array, second: Array, axis_angle: Array) -> Float[Array, "*batch 3 3"]:
-    """I + first hat(w) + second hat(w)^2."""
-    skew = hat(axis_angle)
-    identity = jnp.broadcast_to(jnp.eye(3, dtype=skew.dtype), skew.shape)
-    square = jnp.matmul(skew, skew, precision=HIGHEST)
-    return identity + first[..., None, None] * skew + second[..., None, None] * square
-
-
 def exp(axis_angle: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3 3"]:
-    """The rotation matrix of an axis-angle vector (Rodrigues' formula)."""
+    """The rotation matrix of an axis-angle vector of any length (Rodrigues' formula)."""
     a, b, _ = _coefficients(jnp.sum(axis_angle**2, axis=-1))
     return _series(a, b, axis_angle)
 
@@ -63,34 +42,101 @@ def exp(axis_angle: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3 3"]:
 def left_jacobian(axis_angle: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3 3"]:
     """Jl with exp(w + d) = exp(Jl d) exp(w) to first order in d.
 
+    So the derivative of the matrix itself is d exp(w) / d w_k = hat(Jl[:, k]) exp(w).
+
     Source: Barfoot 2017, "State Estimation for Robotics", equation 7.77.
     """
     _, b, c = _coefficients(jnp.sum(axis_angle**2, axis=-1))
     return _series(b, c, axis_angle)
 
 
+def left_jacobian_inverse(axis_angle: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3 3"]:
+    """The inverse of `left_jacobian`: a small turn in the tangent space as a change of the vector.
+
+    compose(d, w) = w + Jl^-1 d to first order in d. At a full turn the inverse does not exist:
+    every d but those along w would need an infinite change.
+    """
+    s = jnp.sum(axis_angle**2, axis=-1)
+    small = s < _SMALL
+    safe = jnp.where(small, 1.0, s)
+    half = jnp.sqrt(safe) / 2
+    # (1 - (t/2) cot(t/2)) / t^2; the series is that of the Bernoulli numbers.
+    closed = (1 - half * jnp.cos(half) / jnp.sin(half)) / safe
+    series = 1 / 12 + s * (1 / 720 + s * (1 / 30240 + s * (1 / 1209600 + s / 47900160)))
+    return _series(jnp.full_like(s, -0.5), jnp.where(small, series, closed), axis_angle)
+
+
+def _coefficients(s: Array) -> tuple[Array, Array, Array]:
+    """sin(t)/t, (1 - cos t)/t^2 and (t - sin t)/t^3 as functions of s = t^2."""
+    small = s < _SMALL
+    safe = jnp.where(small, 1.0, s)
+    angle = jnp.sqrt(safe)
+    sine, half_sine = jnp.sin(angle), jnp.sin(angle / 2)
+    a = 1 - s / 6 * (1 - s / 20 * (1 - s / 42 * (1 - s / 72 * (1 - s / 110))))
+    b = 0.5 - s / 24 * (1 - s / 30 * (1 - s / 56 * (1 - s / 90 * (1 - s / 132))))
+    c = 1 / 6 - s / 120 * (1 - s / 42 * (1 - s / 72 * (1 - s / 110 * (1 - s / 156))))
+    return (
+        jnp.where(small, a, sine / angle),
+        jnp.where(small, b, 2 * half_sine**2 / safe),
+        jnp.where(small, c, (angle - sine) / (safe * angle)),
+    )
+
+
+def _series(first: Array, second: Array, axis_angle: Array) -> Float[Array, "*batch 3 3"]:
+    """I + first hat(w) + second hat(w)^2, with hat(w)^2 = w w^T - |w|^2 I."""
+    identity = jnp.eye(3, dtype=axis_angle.dtype).reshape((1,) * (axis_angle.ndim - 1) + (3, 3))
+    outer = axis_angle[..., :, None] * axis_angle[..., None, :]
+    squared = jnp.sum(axis_angle**2, axis=-1)[..., None, None]
+    first, second = first[..., None, None], second[..., None, None]
+    return identity + first * hat(axis_angle) + second * (outer - squared * identity)
+
+
 def log(matrix: Float[Array, "*batch 3 3"]) -> Float[Array, "*batch 3"]:
     """The axis-angle vector of a rotation matrix, of length 0 to pi.
 
-    At exactly half a turn both axes are right and the derivative is that of one branch: the
-    function jumps there, from w to -w, and no choice avoids it.
+    At half a turn the function jumps from w to -w, which are the same rotation, and no choice of
+    formula avoids it. Exactly there (a symmetric matrix) the result is the w whose component of
+    largest magnitude is positive. The derivative is that of the smooth branch the result is on: it
+    stays finite on both sides and at the jump, and says nothing about the jump itself.
     """
     return axis_angle_from_quaternion(to_quaternion(matrix))
 
 
+def compose(
+    outer: Float[Array, "*batch 3"], inner: Float[Array, "*batch 3"]
+) -> Float[Array, "*batch 3"]:
+    """The axis-angle vector of `inner` followed by `outer`: exp(outer) exp(inner), length <= pi.
+
+    Through quaternions, which keep more digits near half a turn than the product of matrices.
+    """
+    return axis_angle_from_quaternion(
+        multiply(quaternion_from_axis_angle(outer), quaternion_from_axis_angle(inner))
+    )
+
+
+def multiply(
+    outer: Float[Array, "*batch 4"], inner: Float[Array, "*batch 4"]
+) -> Float[Array, "*batch 4"]:
+    """The product of quaternions (w, x, y, z): the rotation `inner` followed by `outer`."""
+    w, xyz = outer[..., :1], outer[..., 1:]
+    v, abc = inner[..., :1], inner[..., 1:]
+    real = w * v - jnp.sum(xyz * abc, axis=-1, keepdims=True)
+    return jnp.concatenate([real, w * abc + v * xyz + jnp.cross(xyz, abc)], axis=-1)
+
+
 def axis_angle_from_quaternion(quaternion: Float[Array, "*batch 4"]) -> Float[Array, "*batch 3"]:
-    """The axis-angle vector, of length 0 to pi, of a unit quaternion (or its negative)."""
+    """The axis-angle vector, of length 0 to pi, of a quaternion of any length and sign but zero."""
+    quaternion = jnp.where(quaternion[..., :1] < 0, -quaternion, quaternion)
     w, xyz = quaternion[..., :1], quaternion[..., 1:]
-    flip = jnp.where(w < 0, -1.0, 1.0)
-    w, xyz = w * flip, xyz * flip
     squared = jnp.sum(xyz**2, axis=-1, keepdims=True)
-    small = squared < _SMALL
+    # The series of 2 atan(r) / r for small r = |xyz| / w: atan2 has no derivative at the origin.
+    small = squared <= 0.1 * w**2
+    safe_w = jnp.where(small & (w > 0), w, 1.0)
+    u = jnp.where(small, squared, 0.0) / safe_w**2
+    series = 1 - u * (1 / 3 - u * (1 / 5 - u * (1 / 7 - u * (1 / 9 - u * (1 / 11 - u / 13)))))
     sine = jnp.sqrt(jnp.where(small, 1.0, squared))
-    # 2 asin(s)/s for small s: free of the derivative of atan2 at the origin.
-    s = squared
-    series = 2 * (1 + s * (1 / 6 + s * (3 / 40 + s * (15 / 336 + s * 105 / 3456))))
-    factor = jnp.where(small, series, 2 * jnp.arctan2(sine, jnp.where(small, 1.0, w)) / sine)
-    return factor * xyz
+    closed = jnp.arctan2(sine, jnp.where(small, 1.0, w)) / sine
+    return 2 * jnp.where(small, series / safe_w, closed) * xyz
 
 
 def quaternion_from_axis_angle(axis_angle: Float[Array, "*batch 3"]) -> Float[Array, "*batch 4"]:
