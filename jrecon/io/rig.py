@@ -18,14 +18,14 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from jrecon.model.parametric import (
     ParametricModel,
     Params,
-    broadcast_params,
     dense_weights,
     make_model,
+    over_batch,
     pose,
     pose_feature,
     sparse_weights,
@@ -50,9 +50,9 @@ class Rig:
     """Batch shape () for a single pose, (t,) for a motion."""
     lost_weight: float
     """The largest share of a vertex's skinning weight that fell outside the four joints."""
-    error: float
-    """The largest distance, metres, from a vertex to where the original model puts it; for a
-    motion, over at most 16 frames spread evenly."""
+    errors: Float[np.ndarray, "t v"]
+    """Distance, metres, from every vertex to where the original model puts it; for a motion, in at
+    most 16 frames spread evenly."""
 
 
 def make_rig(model: ParametricModel, params: Params, *, corrective_targets: int) -> Rig:
@@ -67,13 +67,14 @@ def make_rig(model: ParametricModel, params: Params, *, corrective_targets: int)
       ValueError: the parameters do not fit the model, are not finite, or change shape over time.
     """
     params = check_params(model, params)
-    shape = np.asarray(params.shape, np.float64).reshape(-1, model.num_shape)[0]
+    moving = params.pose.ndim == 3
+    shape = np.asarray(params.shape[0] if moving else params.shape, np.float64)
     rest = np.asarray(model.vertices, np.float64) + np.asarray(model.shape_basis) @ shape
     joints = np.asarray(model.joints, np.float64) + np.asarray(model.joint_basis) @ shape
-    moving = params.pose.ndim == 3
     basis, weights = np.zeros((*rest.shape, 0)), np.zeros((*params.pose.shape[:-2], 0))
     if model.corrective != "none":
-        features = _features(model, params)
+        features = np.asarray(_features(model, params), np.float64)
+        features = features if moving else features[None]
         rest = rest + np.asarray(model.pose_basis) @ features.mean(0)
         if moving:
             basis, weights = _principal_targets(model, features, corrective_targets)
@@ -96,8 +97,8 @@ def make_rig(model: ParametricModel, params: Params, *, corrective_targets: int)
         provenance=model.provenance,
     )
     rig_params = dataclasses.replace(params, shape=jnp.asarray(weights, jnp.float32))
-    error = _largest_distance(model, params, reduced, rig_params)
-    return Rig(reduced, rig_params, float(max(lost.max(), 0.0)), error)
+    errors = _distances(model, params, reduced, rig_params)
+    return Rig(reduced, rig_params, float(max(lost.max(), 0.0)), errors)
 
 
 def check_params(model: ParametricModel, params: Params) -> Params:
@@ -107,36 +108,46 @@ def check_params(model: ParametricModel, params: Params) -> Params:
       ValueError: they do not fit, are not finite, or the shape changes from frame to frame.
     """
     wanted = dict(shape=(model.num_shape,), pose=(model.num_joints, 3), translation=(3,))
+    arrays: dict[str, np.ndarray] = {}
     for key, tail in wanted.items():
-        got = np.shape(getattr(params, key))
-        if got[len(got) - len(tail) :] != tail or len(got) > len(tail) + 1:
+        arrays[key] = array = np.asarray(getattr(params, key), np.float32)
+        if array.shape[array.ndim - len(tail) :] != tail or array.ndim > len(tail) + 1:
             raise ValueError(
-                f"params.{key}: got shape {got}, need {tail} or one frame axis before it for model "
-                f"{model.name!r}; write one file for each instance of a batch."
+                f"params.{key}: got shape {array.shape}, need {tail} or one frame axis before it "
+                f"for model {model.name!r}; write one file for each instance of a batch."
             )
-        bad = int((~np.isfinite(np.asarray(getattr(params, key)))).sum())
+        bad = array.size - int(np.isfinite(array).sum())
         if bad:
             raise ValueError(f"params.{key}: {bad} values are NaN or infinite, need numbers.")
-    params = broadcast_params(jax.tree.map(jnp.asarray, params))
-    if params.pose.ndim == 2:
-        return params
-    if len(params.pose) == 0:
+    batches = [array.shape[: array.ndim - len(wanted[key])] for key, array in arrays.items()]
+    try:
+        batch = np.broadcast_shapes(*batches)
+    except ValueError as error:
+        raise ValueError(f"params: got {batches} frames, need the same number.") from error
+    if batch == (0,):
         raise ValueError("params: got a motion of no frames, need at least one.")
-    spread = float(jnp.abs(params.shape - params.shape[:1]).max()) if model.num_shape else 0.0
+    shapes = arrays["shape"].reshape(-1, model.num_shape) if model.num_shape else np.zeros((1, 0))
+    spread = float(np.ptp(shapes, axis=0).max(initial=0.0))
     if spread > 1e-6:
         raise ValueError(
             f"params.shape: changes by up to {spread:.3g} over the motion, but a file holds one "
             "shape; use the mean, dataclasses.replace(params, shape=params.shape.mean(0))."
         )
-    return jax.tree.map(lambda leaf: leaf[0], params) if len(params.pose) == 1 else params
+    frames = batch if batch != (1,) else ()
+    return Params(
+        **{
+            key: jnp.asarray(
+                np.broadcast_to(array, (*batch, *wanted[key])).reshape(*frames, *wanted[key])
+            )
+            for key, array in arrays.items()
+        }
+    )
 
 
-def _features(model: ParametricModel, params: Params) -> np.ndarray:
-    """Pose features, (t, p); t = 1 for a single pose."""
-    one = lambda shape, pose: pose_feature(model, shape, pose)
-    shapes = params.shape.reshape(-1, model.num_shape)
-    poses = params.pose.reshape(-1, model.num_joints, 3)
-    return np.asarray(jax.jit(jax.vmap(one))(shapes, poses), np.float64)
+@jax.jit
+def _features(model: ParametricModel, params: Params) -> Array:
+    """Pose features, (*batch p)."""
+    return over_batch(lambda one: pose_feature(model, one.shape, one.pose), params)
 
 
 def _principal_targets(
@@ -164,16 +175,17 @@ def _principal_targets(
     return (targets * largest).reshape(shape), weights / largest
 
 
-def _largest_distance(
+def _distances(
     model: ParametricModel, params: Params, reduced: ParametricModel, rig_params: Params
-) -> float:
+) -> np.ndarray:
     if params.pose.ndim == 3:
         picked = np.unique(np.linspace(0, len(params.pose) - 1, _CHECKED_FRAMES).astype(int))
         params, rig_params = jax.tree.map(lambda leaf: leaf[picked], (params, rig_params))
-    before, after = (_vertices(*one) for one in ((model, params), (reduced, rig_params)))
-    return float(np.linalg.norm(np.asarray(before - after), axis=-1).max())
+    before, after = (posed_vertices(*one) for one in ((model, params), (reduced, rig_params)))
+    return np.linalg.norm(np.asarray(before - after), axis=-1).reshape(-1, len(model.vertices))
 
 
 @jax.jit
-def _vertices(model: ParametricModel, params: Params) -> Array:
+def posed_vertices(model: ParametricModel, params: Params) -> Array:
+    """`pose(...).vertices`, compiled: operation by operation the first call takes many seconds."""
     return pose(model, params).vertices

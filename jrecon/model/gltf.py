@@ -47,6 +47,7 @@ MAX_VERTICES = 1 << 20
 MAX_CORNERS = 3 << 21
 MAX_BASIS = 1 << 28
 MAX_PRIMITIVES = 4096
+MAX_TARGETS = 4096
 MAX_WEIGHT_SETS = 8
 
 MAX_COORDINATE = 1e6
@@ -206,7 +207,7 @@ def _primitives(file: GltfFile, mesh: Tree) -> list[Tree]:
 
 def _check_size(file: GltfFile, shown: list[int]) -> None:
     """Refuse more vertices, corners or morph targets than fit, before anything is decoded."""
-    primitives, vertices, corners, basis = 0, 0, 0, 0
+    primitives, vertices, corners, targets, basis = 0, 0, 0, 0, 0
     for node in shown:
         mesh = item(file, "meshes", member(item(file, "nodes", node), "mesh", int))
         for primitive in _primitives(file, mesh):
@@ -214,13 +215,14 @@ def _check_size(file: GltfFile, shown: list[int]) -> None:
             primitives += 1
             vertices += count
             corners += accessor_count(file, primitive["indices"]) if "indices" in primitive else 0
+            targets = max(targets, len(member(primitive, "targets", list, [])))
             basis += 3 * count * len(member(primitive, "targets", list, []))
-            limits = (MAX_PRIMITIVES, MAX_VERTICES, MAX_CORNERS, MAX_BASIS)
-            got = (primitives, vertices, corners, basis)
+            limits = (MAX_PRIMITIVES, MAX_VERTICES, MAX_CORNERS, MAX_TARGETS, MAX_BASIS)
+            got = (primitives, vertices, corners, targets, basis)
             if any(n > limit for n, limit in zip(got, limits, strict=True)):
                 raise ValueError(
-                    "got more than {} primitives, {} vertices, {} face corners or {} numbers in "
-                    "morph targets; reduce the mesh first.".format(*limits)
+                    "got more than {} primitives, {} vertices, {} face corners, {} morph targets "
+                    "or {} numbers in morph targets; reduce the mesh first.".format(*limits)
                 )
 
 

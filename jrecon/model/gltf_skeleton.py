@@ -23,7 +23,7 @@ from jrecon.model.gltf_file import GltfFile, as_tree, item, member, numbers, rea
 MAX_JOINTS = 1024
 
 _SAME_SCALE = 0.01
-"""Relative difference up to which two scales are one."""
+"""Relative difference up to which two scales are the same."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -295,16 +295,24 @@ def _carry(
 def _placement(nodes: Nodes, joints: list[int], unbind: np.ndarray, mesh_node: int) -> np.ndarray:
     """The transform A from a skinned mesh to the world at rest.
 
-    The skin fixes its scale only: a rotation or shift of the rest pose can be undone by the root.
-    Exporters leave their own choice in the transform of the mesh's node, which does not count for
-    display; where its scale cannot be right, the shown place of the topmost joint decides.
+    The skin fixes its scale only: a turn or shift of the rest pose can be undone by the root. What
+    the author meant stands in the transform of the mesh's node (which does not count for display)
+    or in that of the node above the skeleton. Of those that have the right scale, the one counts
+    from which the shown pose turns the topmost joint least; if there is none, the shown pose does.
     """
     held = dict.fromkeys(joints)
     top = next((i for i, node in enumerate(joints) if _nearest_ancestor(nodes, node, held) < 0), 0)
-    shown, authored = nodes.world[joints[top]] @ unbind[top], nodes.world[mesh_node]
-    volumes = [np.linalg.det(matrix[:3, :3]) for matrix in (authored, shown)]
-    ratio = volumes[0] / volumes[1] if volumes[1] != 0 else 0.0
-    return authored if abs(ratio - 1) < 3 * _SAME_SCALE else shown
+    shown = nodes.world[joints[top]] @ unbind[top]
+    above = nodes.parents[joints[top]]
+    authored = [nodes.world[mesh_node], nodes.world[above] if above >= 0 else np.eye(4)]
+    volume = np.linalg.det(shown[:3, :3])
+    angles = {}
+    for i, candidate in enumerate(authored):
+        if abs(np.linalg.det(candidate[:3, :3]) - volume) < 3 * _SAME_SCALE * abs(volume):
+            turn = shown[:3, :3] @ inverse(candidate, "node above a skin")[:3, :3]
+            # The trace grows as the angle falls.
+            angles[i] = np.trace(turn)
+    return authored[max(angles, key=lambda i: angles[i])] if angles else shown
 
 
 def _default_pose(
