@@ -48,12 +48,16 @@ _FILL_LIGHT = np.array([0.60, -0.10, -0.79])
 
 
 class View(Protocol):
-    """What `shade` needs of a rendered view (`jrecon.render` returns one)."""
+    """What pictures need of a rendered view (h, w); `jrecon.render` returns one."""
 
     @property
     def mask(self) -> Any: ...
     @property
     def normals(self) -> Any: ...
+    @property
+    def face_id(self) -> Any: ...
+    @property
+    def barycentrics(self) -> Any: ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -116,16 +120,23 @@ def look_at(
     return Viewpoint(camera, rotation, translation)
 
 
-def shade(view: View, color: Any = CLAY, background: Color = WHITE) -> Image:
+def shade(
+    view: View, color: Any = CLAY, *, normals: Any = None, background: Color = WHITE
+) -> Image:
     """A rendered view as an image: Lambert shading by a key and a fill light at the viewer.
 
     Args:
       view: `mask` (h, w) and unit `normals` (h, w, 3) in the camera frame; both sides of a surface
         are lit.
       color: linear RGB in 0..1 of the surface, (3,) or (h, w, 3).
+      normals: take these instead of the view's, which show the facets (see `smooth_normals`).
       background: linear RGB in 0..1 where the mask is false.
+
+    Raises:
+      ValueError: mask and normals are not those of one image.
     """
-    mask, normals = np.asarray(view.mask, bool), np.asarray(view.normals, np.float64)
+    mask = np.asarray(view.mask, bool)
+    normals = np.asarray(view.normals if normals is None else normals, np.float64)
     if mask.ndim != 2 or normals.shape != (*mask.shape, 3):
         raise ValueError(
             f"view: got mask {mask.shape} and normals {normals.shape}, need (h, w) and (h, w, 3); "
@@ -136,6 +147,28 @@ def shade(view: View, color: Any = CLAY, background: Color = WHITE) -> Image:
     light = 0.07 + 0.88 * key + 0.20 * fill
     surface = np.asarray(color, np.float64) * light[..., None]
     return _to_srgb(np.where(mask[..., None], surface, np.asarray(background, np.float64)))
+
+
+def interpolate(view: View, faces: Any, values: Any) -> Float[np.ndarray, "h w c"]:
+    """Values of the vertices (v, c) at the points that each pixel sees; 0 where it sees nothing."""
+    corners = np.asarray(values)[np.asarray(faces)[np.maximum(np.asarray(view.face_id), 0)]]
+    return (corners * np.asarray(view.barycentrics)[..., None]).sum(axis=-2)
+
+
+def smooth_normals(view: View, faces: Any, vertices: Any) -> Float[np.ndarray, "h w 3"]:
+    """Normals for `shade` that hide the facets: those of the vertices, interpolated.
+
+    Args:
+      view: the rendered view.
+      faces: (f, 3).
+      vertices: (v, 3) as they were rendered, camera frame.
+    """
+    vertices, faces = np.asarray(vertices, np.float64), np.asarray(faces)
+    a, b, c = (vertices[faces[:, i]] for i in range(3))
+    areas = np.repeat(np.cross(b - a, c - a), 3, axis=0)
+    at_vertices = [np.bincount(faces.ravel(), axis, len(vertices)) for axis in areas.T]
+    normals = interpolate(view, faces, np.stack(at_vertices, axis=-1))
+    return normals / np.maximum(np.linalg.norm(normals, axis=-1, keepdims=True), 1e-12)
 
 
 def color_map(

@@ -10,10 +10,12 @@ from jrecon.pictures import (
     PALETTE,
     color_map,
     downsample,
+    interpolate,
     look_at,
     plot_lines,
     shade,
     sheet,
+    smooth_normals,
     stack,
     write_image,
 )
@@ -66,8 +68,12 @@ def test_look_at_needs_points():
 
 @dataclasses.dataclass
 class FlatView:
+    """A view of one row of pixels, or of none that see a face."""
+
     mask: np.ndarray
     normals: np.ndarray
+    face_id: np.ndarray = dataclasses.field(default_factory=lambda: np.array([[-1]]))
+    barycentrics: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((1, 1, 3)))
 
 
 def view_of(normals):
@@ -86,6 +92,24 @@ def test_shade_lights_from_above_left_and_both_sides():
     assert red[0] > 100 and red[1] == red[2] == 0
     with pytest.raises(ValueError, match="shade one view at a time"):
         shade(FlatView(np.ones((2, 4, 4)), np.ones((2, 4, 4, 3))))
+
+
+def test_values_and_normals_of_vertices_reach_the_pixels():
+    # A roof: two faces that meet at an edge in the plane x = 0, seen from -z.
+    vertices = np.array([[0, -1, 1], [0, 1, 1], [-1, 0, 2], [1, 0, 2.0]])
+    faces = np.array([[0, 2, 1], [0, 1, 3]])
+    ids = np.array([[0, 0, 1, -1]])
+    at = np.array([[[1, 0, 0], [0, 1, 0], [0.25, 0.25, 0.5], [0, 0, 0]]], float)
+    view = FlatView(ids >= 0, np.zeros((1, 4, 3)), ids, at)
+    seen = interpolate(view, faces, np.arange(8.0).reshape(4, 2))
+    np.testing.assert_allclose(seen, [[[0, 1], [4, 5], [3.5, 4.5], [0, 0]]])
+    ridge, left, mixed, nothing = smooth_normals(view, faces, vertices)[0]
+    np.testing.assert_allclose(ridge, [0, 0, -1], atol=1e-12)
+    np.testing.assert_allclose(left, [-np.sqrt(0.5), 0, -np.sqrt(0.5)], atol=1e-12)
+    assert 0 < mixed[0] < np.sqrt(0.5) and np.linalg.norm(mixed) == pytest.approx(1)
+    assert (nothing == 0).all()
+    smooth = shade(view, normals=smooth_normals(view, faces, vertices))
+    assert smooth.shape == (1, 4, 3) and (smooth[0, 3] == 255).all()
 
 
 def test_color_map_ends_and_holes():

@@ -9,9 +9,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
@@ -24,14 +26,17 @@ from jrecon.pictures import (
     Viewpoint,
     color_map,
     downsample,
+    interpolate,
     look_at,
     plot_lines,
     shade,
     sheet,
+    smooth_normals,
     stack,
     write_image,
 )
-from jrecon.render import render
+from jrecon.render import View, render
+from jrecon.render.rasterize import default_budget
 
 SHOWN = 6
 DEVIATIONS = (-2.0, 0.0, 2.0)
@@ -109,7 +114,7 @@ def _component_images(model: ParametricModel, shown: int) -> tuple[list[Image], 
         shapes[i, :, i] = DEVIATIONS
     still = zeros(model)
     params = Params(jnp.asarray(shapes), still.pose, still.translation)
-    vertices = np.asarray(pose(model, params).vertices)
+    vertices = np.asarray(jax.jit(pose)(model, params).vertices)
     viewpoint = look_at(
         vertices,
         width=SMOOTH * SIZE,
@@ -117,34 +122,51 @@ def _component_images(model: ParametricModel, shown: int) -> tuple[list[Image], 
         azimuth=AZIMUTH,
         elevation=ELEVATION,
     )
+    placed = viewpoint.place(vertices)
+    views = _render(placed, model, viewpoint)
     images, captions = [], []
     for i, row in enumerate(vertices):
-        name = model.shape_names[i] if shown else "mean"
-        for mesh, deviation in zip(row, DEVIATIONS, strict=True):
-            images.append(_draw(mesh, model, viewpoint, None))
-            captions.append(f"{name}: {deviation:+g} sd" if deviation and shown else "mean")
+        name = model.shape_names[i] if shown else ""
         change_mm = 1e3 * np.linalg.norm(row[-1] - row[0], axis=-1)
         change_mm = change_mm / (DEVIATIONS[-1] - DEVIATIONS[0])
-        mean = row[len(DEVIATIONS) // 2]
-        images.append(_draw(mean, model, viewpoint, change_mm))
+        for k, deviation in enumerate(DEVIATIONS):
+            view = jax.tree.map(lambda leaf, at=(i, k): leaf[at], views)
+            images.append(_draw(view, model, placed[i, k], None))
+            captions.append(f"{name}: {deviation:+g} sd" if deviation and shown else "mean")
+            if k == len(DEVIATIONS) // 2:
+                where = _draw(view, model, placed[i, k], change_mm)
+        images.append(where)
         captions.append(f"blue 0 ... yellow {change_mm.max():.2g} mm per sd")
     return images, captions
 
 
+def _render(
+    vertices: Float[np.ndarray, "n d v 3"], model: ParametricModel, viewpoint: Viewpoint
+) -> View:
+    """All meshes at once: compiled once. A budget that was too small is raised and tried again."""
+    budget = default_budget(len(model.faces), viewpoint.camera.width, viewpoint.camera.height)
+    missing = 1
+    while missing:
+        draw = partial(render, budget=budget)
+        view = jax.tree.map(np.asarray, jax.jit(draw)(vertices, model.faces, viewpoint.camera))
+        missing = int(view.overflow.max())
+        budget += missing
+    return view
+
+
 def _draw(
-    vertices: Float[np.ndarray, "v 3"],
+    view: View,
     model: ParametricModel,
-    viewpoint: Viewpoint,
+    vertices: Float[np.ndarray, "v 3"],
     values: Float[np.ndarray, " v"] | None,
 ) -> Image:
     """The mesh, plain or with colours for one value of each vertex."""
-    view = render(jnp.asarray(viewpoint.place(vertices)), model.faces, viewpoint.camera)
     color: Any = CLAY
     if values is not None:
-        corners = values[np.asarray(model.faces)[np.maximum(np.asarray(view.face_id), 0)]]
-        seen = (corners * np.asarray(view.barycentrics)).sum(-1)
+        seen = interpolate(view, model.faces, values[:, None])[..., 0]
         color = (color_map(seen, 0.0, max(float(values.max()), 1e-9)) / 255.0) ** 2.2
-    return downsample(shade(view, color), SMOOTH)
+    normals = smooth_normals(view, model.faces, vertices)
+    return downsample(shade(view, color, normals=normals), SMOOTH)
 
 
 def _charts(report: BuildReport) -> Image:
