@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 from trimesh.triangles import closest_point
 
@@ -30,57 +32,101 @@ class Topology:
     edge_faces: Int[Array, "e 2"]
     """The faces on both sides of each edge. The first one runs along the edge from the lower to
     the higher vertex, the second one back; a boundary edge has only one of them."""
+    face_faces: Int[Array, "f 3"]
+    """The neighbour of each face across its side from corner k to corner k + 1."""
     vertex_faces: Int[Array, "v d"]
     """The faces around each vertex in rising order, padded with -1 to the largest number."""
     vertex_corners: Int[Array, "v d"]
     """Which corner (0, 1, 2) of each of these faces the vertex is; 0 where padded."""
 
 
-def make_topology(faces: Any, num_vertices: int) -> Topology:
+def make_topology(faces: Any, num_vertices: int, *, split: bool = False) -> Topology:
     """The neighbour tables of a mesh, computed on the host.
 
+    A face that names a vertex twice is listed at its vertices; its side of no length is no edge.
+
+    Args:
+      split: accept edges where more than two faces meet or where neighbours are wound in opposite
+        directions, as in meshes from anywhere: such an edge is listed several times, each time
+        with at most one face on either side. Rendering needs no more; normals may be wrong.
+
     Raises:
-      ValueError: an edge has two faces on one side: more than two faces meet there, or neighbours
-        are wound in opposite directions, so that the mesh has no inside and outside.
+      ValueError: faces out of range, or, without `split`, such an edge: the mesh has no inside and
+        outside there.
     """
     faces = _check_faces(faces, num_vertices)
     starts, ends = faces.ravel(), np.roll(faces, -1, axis=1).ravel()
-    pairs = np.stack([np.minimum(starts, ends), np.maximum(starts, ends)], axis=1)
-    edges, which = np.unique(pairs, axis=0, return_inverse=True)
+    proper = np.flatnonzero(starts != ends)
     side = (starts > ends).astype(np.int64)
-    slots = 2 * which.ravel() + side
-    uses = np.bincount(slots, minlength=2 * len(edges))
-    if (uses > 1).any():
-        bad = int((uses > 1).sum())
-        a, b = edges[int(np.argmax(uses)) // 2]
+    pair = np.minimum(starts, ends) * num_vertices + np.maximum(starts, ends)
+    # How many sides of faces run along the same pair of vertices in the same direction before.
+    copy = _rank_within(2 * pair + side)
+    copies = int(copy[proper].max(initial=0)) + 1
+    if copies > 1 and not split:
+        repeated = proper[copy[proper] > 0]
         raise ValueError(
-            f"faces: {bad} edges, the first between vertices {a} and {b}, have several faces on "
-            "one side; need at most two faces at an edge, wound alike; remove duplicate faces and "
-            "repair the winding (trimesh.repair.fix_normals)."
+            f"faces: {len(np.unique(pair[repeated]))} edges, the first between vertices "
+            f"{starts[repeated[0]]} and {ends[repeated[0]]}, have several faces on one side; need "
+            "at most two faces at an edge, wound alike; remove duplicate faces and repair the "
+            "winding (trimesh.repair.fix_normals), or pass split=True."
         )
-    edge_faces = np.full(2 * len(edges), -1)
-    edge_faces[slots] = np.repeat(np.arange(len(faces)), 3)
-
-    corners = faces.ravel()
-    order = np.argsort(corners, kind="stable")
-    valence = np.bincount(corners, minlength=num_vertices)
-    first = np.cumsum(valence) - valence
-    column = np.arange(len(order)) - first[corners[order]]
-    table = np.full((2, num_vertices, max(1, int(valence.max(initial=0)))), -1)
-    table[0, corners[order], column] = order // 3
-    table[1] = 0
-    table[1, corners[order], column] = order % 3
+    rows, row = np.unique(pair[proper] * copies + copy[proper], return_inverse=True)
+    edge_faces = np.full((len(rows), 2), -1)
+    edge_faces[row, side[proper]] = proper // 3
+    face_faces = np.full(faces.size, -1)
+    face_faces[proper] = edge_faces[row, 1 - side[proper]]
+    around = _faces_around(faces.ravel(), num_vertices)
     return Topology(
-        edges=jnp.asarray(edges, jnp.int32),
-        edge_faces=jnp.asarray(edge_faces.reshape(-1, 2), jnp.int32),
-        vertex_faces=jnp.asarray(table[0], jnp.int32),
-        vertex_corners=jnp.asarray(table[1], jnp.int32),
+        edges=jnp.asarray(np.stack(np.divmod(rows // copies, num_vertices), axis=1), jnp.int32),
+        edge_faces=jnp.asarray(edge_faces, jnp.int32),
+        face_faces=jnp.asarray(face_faces.reshape(-1, 3), jnp.int32),
+        vertex_faces=jnp.asarray(np.where(around < 0, -1, around // 3), jnp.int32),
+        vertex_corners=jnp.asarray(np.where(around < 0, 0, around % 3), jnp.int32),
     )
+
+
+def _faces_around(corners: np.ndarray, num_vertices: int) -> np.ndarray:
+    """For each vertex the places in `corners` that name it, padded with -1."""
+    valence = np.bincount(corners, minlength=num_vertices)
+    table = np.full((num_vertices, max(1, int(valence.max(initial=0)))), -1)
+    table[corners, _rank_within(corners)] = np.arange(len(corners))
+    return table
+
+
+def _rank_within(groups: np.ndarray) -> np.ndarray:
+    """For each element the number of equal elements before it."""
+    order = np.argsort(groups, kind="stable")
+    first = np.searchsorted(groups[order], groups[order])
+    rank = np.zeros_like(order)
+    rank[order] = np.arange(len(order)) - first
+    return rank
 
 
 def is_watertight(topology: Topology) -> bool:
     """Whether every edge has a face on both sides: the surface is closed and oriented."""
     return bool((np.asarray(topology.edge_faces) >= 0).all())
+
+
+def is_outward(vertices: Any, faces: Any, topology: Topology) -> bool:
+    """Whether every closed piece of the surface encloses a positive volume (host).
+
+    Pieces with a boundary enclose nothing and are not judged. A piece that is meant as a cavity
+    inside another one counts as turned inside out.
+    """
+    faces = np.asarray(faces)
+    inner = np.asarray(topology.edge_faces)
+    inner = inner[(inner >= 0).all(axis=1)]
+    links = coo_array((np.ones(len(inner)), (inner[:, 0], inner[:, 1])), (len(faces), len(faces)))
+    count, piece = connected_components(links, directed=False)
+    corners = np.asarray(vertices, np.float64)[faces]
+    # About a corner of the piece itself, which keeps the digits far from the origin.
+    first = np.zeros(count, np.int64)
+    first[piece[::-1]] = np.arange(len(faces))[::-1]
+    corners = corners - corners[first[piece], :1]
+    volumes = np.bincount(piece, np.linalg.det(corners) / 6, minlength=count)
+    open_faces = np.flatnonzero((np.asarray(topology.face_faces) < 0).any(axis=1))
+    is_closed = np.bincount(piece[open_faces], minlength=count) == 0
+    return bool((volumes[is_closed] > 0).all())
 
 
 def _check_faces(faces: Any, num_vertices: int) -> np.ndarray:
@@ -136,21 +182,47 @@ def vertex_normals(
     hardware where a floating-point scatter is slow.
     """
     around = topology.vertex_faces
-    gathered = jnp.take(area_vectors(vertices, faces), jnp.maximum(around, 0), axis=-2)
-    known = (around >= 0).reshape((1,) * (vertices.ndim - 2) + (*around.shape, 1))
-    return normalize(jnp.sum(jnp.where(known, gathered, 0.0), axis=-2))
+    gathered = jnp.take(area_vectors(vertices, faces), around, axis=-2, mode="clip")
+    return normalize(_sum_known(gathered, around))
+
+
+def sum_at_vertices(
+    values: Float[Array, "*batch f 3 c"], topology: Topology
+) -> Float[Array, "*batch v c"]:
+    """The sum over all corners of faces that meet at each vertex.
+
+    The transpose of `triangles`, by a gather instead of a scatter: deterministic on every device.
+    """
+    around = topology.vertex_faces
+    corners = values.reshape(*values.shape[:-3], -1, values.shape[-1])
+    gathered = jnp.take(corners, 3 * around + topology.vertex_corners, axis=-2, mode="clip")
+    return _sum_known(gathered, around)
+
+
+def _sum_known(
+    gathered: Float[Array, "*batch v d c"], around: Int[Array, "v d"]
+) -> Float[Array, "*batch v c"]:
+    known = (around >= 0).reshape((1,) * (gathered.ndim - 3) + (*around.shape, 1))
+    return jnp.sum(jnp.where(known, gathered, 0.0), axis=-2)
 
 
 def facing(
-    vertices: Float[Array, "*batch v 3"], faces: Int[Array, "f 3"], eye: Float[Array, " 3"]
+    vertices: Float[Array, "*batch v 3"], faces: Int[Array, "f 3"], eye: Float[Array, "*batch 3"]
 ) -> Float[Array, "*batch f"]:
     """Cosine of the angle between each face's normal and the direction to the eye.
 
-    Positive where the face shows its outside.
+    Positive where the face shows its outside. One eye may serve a batch of meshes, and the eyes of
+    many cameras may look at one mesh.
     """
-    corners = triangles(vertices, faces)
-    away = eye.reshape((1,) * (corners.ndim - 2) + (3,)) - jnp.mean(corners, axis=-2)
-    return jnp.sum(face_normals(vertices, faces) * normalize(away), axis=-1)
+    centroids = jnp.mean(triangles(vertices, faces), axis=-2)
+    normals = face_normals(vertices, faces)
+    eye = eye[..., None, :]
+    rank = max(eye.ndim, normals.ndim)
+    eye, centroids, normals = (
+        array.reshape((1,) * (rank - array.ndim) + array.shape)
+        for array in (eye, centroids, normals)
+    )
+    return jnp.sum(normals * normalize(eye - centroids), axis=-1)
 
 
 def volume(
@@ -175,11 +247,11 @@ class SurfacePoints:
 def sample_surface(
     key: Array, vertices: Float[Array, "v 3"], faces: Int[Array, "f 3"], count: int
 ) -> SurfacePoints:
-    """`count` points drawn evenly over the surface."""
+    """`count` points drawn evenly over the surface; never on a face without area."""
     face_key, point_key = jax.random.split(key)
     areas = face_areas(vertices, faces)
-    # A degenerate face has weight log 0 = -inf, and is never drawn.
-    face_id = jax.random.categorical(face_key, jnp.log(areas), shape=(count,))
+    # By the inverse of the cumulative area: memory for `count` + f numbers, not for `count` * f.
+    face_id = jax.random.choice(face_key, len(faces), (count,), p=areas)
     # The square root makes the density even (Osada et al. 2002, "Shape Distributions").
     r, t = jax.random.uniform(point_key, (2, count))
     r = jnp.sqrt(r)
@@ -190,8 +262,9 @@ def surface_positions(
     points: SurfacePoints, vertices: Float[Array, "*batch v 3"], faces: Int[Array, "f 3"]
 ) -> Float[Array, "*batch n 3"]:
     """Where points that ride on a mesh are, for these vertices."""
-    corners = triangles(vertices, faces[points.face_id])
-    return jnp.einsum("...nca,nc->...na", corners, points.barycentrics)
+    corners = triangles(vertices, jnp.take(jnp.asarray(faces), points.face_id, axis=0))
+    weights = points.barycentrics.reshape((1,) * (corners.ndim - 3) + (*corners.shape[-3:-1], 1))
+    return jnp.sum(corners * weights, axis=-2)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -207,54 +280,105 @@ class ClosestPoints:
 def closest_on_surface(queries: Any, vertices: Any, faces: Any) -> ClosestPoints:
     """The exact nearest point of a mesh to each query point (host, float64).
 
-    Candidate faces come from a KD-tree over face centroids. A face whose centroid is farther than
-    `best + radius`, with `radius` the largest distance from a centroid to its corners, cannot hold
-    a nearer point: the search widens until that bound says the answer is final. The distance to a
-    triangle itself is trimesh's.
+    Candidate faces come from KD-trees over face centroids. A face whose centroid is farther away
+    than `best + radius`, with `radius` the largest distance from a centroid to a corner in its
+    tree, cannot hold a nearer point than the best one so far: the search widens until that bound
+    says that the answer is final. Faces larger than most go to trees of their own, one for each
+    doubling of their size, so that a few of them do not spoil the bound for all. The distance to
+    a triangle itself is trimesh's: exact to rounding, but for slivers, where it may be wrong by
+    1e-6 of their length.
 
     Raises:
-      ValueError: no faces, or coordinates that are not finite.
+      ValueError: no faces, wrong shapes, or coordinates that are not finite.
     """
     queries, vertices = np.asarray(queries, np.float64), np.asarray(vertices, np.float64)
+    for name, array in (("queries", queries), ("vertices", vertices)):
+        if array.ndim != 2 or array.shape[1] != 3:
+            raise ValueError(f"{name}: got shape {array.shape}, need (n, 3).")
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name}: got NaN or infinite coordinates, need finite ones.")
     faces = _check_faces(faces, len(vertices))
     if not len(faces):
         raise ValueError("faces: got none, need at least one to measure a distance to.")
-    if not (np.isfinite(queries).all() and np.isfinite(vertices).all()):
-        raise ValueError("closest_on_surface: got NaN or infinite coordinates, need finite ones.")
-    corners = vertices[faces]
-    centroids = corners.mean(1)
-    radius = np.linalg.norm(corners - centroids[:, None], axis=2).max()
-    tree = KDTree(centroids)
+    triangle = _UnitTriangles.of(vertices[faces])
+    typical = max(float(np.median(triangle.radii)), np.finfo(np.float64).tiny)
+    octaves = np.ceil(np.log2(np.maximum(triangle.radii, typical) / typical)).astype(int)
     result = ClosestPoints(
         np.full(len(queries), np.inf), np.zeros((len(queries), 3)), np.zeros(len(queries), int)
     )
-    open_ids, width = np.arange(len(queries)), min(16, len(faces))
-    while len(open_ids):
-        found = tree.query(queries[open_ids], k=width)
-        reach, near = (np.asarray(table).reshape(-1, width) for table in found)
-        _keep_nearest(result, open_ids, near, queries, corners)
-        final = (reach[:, -1] >= result.distance[open_ids] + radius) | (width == len(faces))
-        open_ids, width = open_ids[~final], min(4 * width, len(faces))
+    for octave in np.unique(octaves):
+        _search(result, queries, triangle, np.flatnonzero(octaves == octave))
     return result
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _UnitTriangles:
+    """Triangles moved to the origin, scaled to unit size, longest side first.
+
+    trimesh's tolerances are absolute: at a side of 1 mm it takes points within 2 % of an edge to be
+    on the edge. And only a first side of no length could make it divide by zero.
+    """
+
+    centroids: np.ndarray
+    radii: np.ndarray
+    scales: np.ndarray
+    corners: np.ndarray
+
+    @classmethod
+    def of(cls, corners: np.ndarray) -> _UnitTriangles:
+        centroids = corners.mean(axis=1)
+        local = corners - centroids[:, None]
+        radii = np.linalg.norm(local, axis=2).max(axis=1)
+        scales = np.where(radii > 0, radii, 1.0)
+        sides = np.linalg.norm(np.roll(local, -1, axis=1) - local, axis=2)
+        order = (sides.argmax(axis=1)[:, None] + np.arange(3)) % 3
+        longest_first = np.take_along_axis(local, order[:, :, None], axis=1)
+        return cls(centroids, radii, scales, longest_first / scales[:, None, None])
+
+    def closest(self, ids: np.ndarray, queries: np.ndarray) -> np.ndarray:
+        """The nearest point to `queries[i]` on triangle `ids[i]`."""
+        scale, centroid = self.scales[ids, None], self.centroids[ids]
+        local = closest_point(self.corners[ids], (queries - centroid) / scale)
+        return np.asarray(local) * scale + centroid
+
+
+def _search(
+    result: ClosestPoints, queries: np.ndarray, triangle: _UnitTriangles, members: np.ndarray
+) -> None:
+    """Bring `result` up to date with the faces `members`, which are of similar size."""
+    tree, radius = KDTree(triangle.centroids[members]), triangle.radii[members].max()
+    open_ids, width = np.arange(len(queries)), min(8, len(members))
+    while len(open_ids):
+        still_open = []
+        # In blocks, so that memory stays bounded however wide the search becomes.
+        for ids in np.array_split(open_ids, 1 + len(open_ids) * width // 2**20):
+            found = tree.query(queries[ids], k=width)
+            # SciPy drops the last axis when one neighbour is asked for.
+            reach, near = (np.reshape(table, (len(ids), width)) for table in found)
+            row, column = np.nonzero(reach < result.distance[ids, None] + radius)
+            _keep_nearest(result, queries, triangle, ids[row], members[near[row, column]])
+            still_open.append(ids[reach[:, -1] < result.distance[ids] + radius])
+        if width == len(members):
+            return
+        open_ids, width = np.concatenate(still_open), min(4 * width, len(members))
 
 
 def _keep_nearest(
     result: ClosestPoints,
-    ids: np.ndarray,
-    near: np.ndarray,
     queries: np.ndarray,
-    corners: np.ndarray,
-    chunk: int = 1 << 20,
+    triangle: _UnitTriangles,
+    ids: np.ndarray,
+    candidates: np.ndarray,
 ) -> None:
-    """Put the nearest of each query's candidate faces into `result`, in bounded memory."""
-    rows = max(1, chunk // near.shape[1])
-    for start in range(0, len(ids), rows):
-        some, candidates = ids[start : start + rows], near[start : start + rows]
-        repeated = np.repeat(queries[some], candidates.shape[1], axis=0)
-        points = np.asarray(closest_point(corners[candidates.ravel()], repeated))
-        distances = np.linalg.norm(points - repeated, axis=1).reshape(candidates.shape)
-        best = distances.argmin(1)
-        row = np.arange(len(some))
-        result.distance[some] = distances[row, best]
-        result.points[some] = points.reshape(*candidates.shape, 3)[row, best]
-        result.face_id[some] = candidates[row, best]
+    """Measure each query in `ids` against its candidate face; keep what is nearer than `result`."""
+    if not len(ids):
+        return
+    points = triangle.closest(candidates, queries[ids])
+    distances = np.linalg.norm(points - queries[ids], axis=1)
+    # The nearest candidate of each query comes first among its rows; of equal ones, the lower face.
+    order = np.lexsort((candidates, distances, ids))
+    order = order[np.unique(ids[order], return_index=True)[1]]
+    order = order[distances[order] < result.distance[ids[order]]]
+    result.distance[ids[order]] = distances[order]
+    result.points[ids[order]] = points[order]
+    result.face_id[ids[order]] = candidates[order]

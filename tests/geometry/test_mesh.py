@@ -1,11 +1,13 @@
 """Meshes against closed forms, brute force and trimesh."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import trimesh
-from scipy.optimize import minimize
+from hypothesis import given, settings, strategies as st
 
 from jrecon.geometry import mesh
 from jrecon.geometry.mesh import closest_on_surface, make_topology
@@ -47,12 +49,63 @@ def test_topology_lists_the_faces_around_each_vertex(sphere):
         np.testing.assert_array_equal(faces[around, corner], vertex)
 
 
+def test_neighbours_share_the_side(sphere):
+    vertices, faces = sphere
+    table = make_topology(faces, len(vertices))
+    for face, neighbours in enumerate(np.asarray(table.face_faces)):
+        for side, other in enumerate(neighbours):
+            shared = {int(faces[face, side]), int(faces[face, (side + 1) % 3])}
+            assert other != face and shared <= set(faces[other].tolist())
+
+
 def test_topology_of_a_boundary(open_strip):
     vertices, faces = open_strip
     table = make_topology(faces, len(vertices) + 1)
     assert len(table.edges) == 7 and not mesh.is_watertight(table)
     assert int((np.asarray(table.edge_faces) < 0).sum()) == 5
     assert (np.asarray(table.vertex_faces[5]) == -1).all()
+    np.testing.assert_array_equal(table.face_faces, [[-1, 1, -1], [-1, 2, 0], [1, -1, -1]])
+
+
+@pytest.mark.parametrize(
+    "faces, edge_faces",
+    [
+        # Three faces at the edge (0, 1): two of them pair up, the third has a side of its own.
+        ([[0, 1, 2], [1, 0, 3], [0, 1, 4]], {(0, 1): [(0, 1), (2, -1)]}),
+        # Neighbours wound in opposite directions do not pair up.
+        ([[0, 1, 2], [0, 1, 3]], {(0, 1): [(0, -1), (1, -1)]}),
+        ([[0, 1, 2], [0, 1, 2]], {(0, 1): [(0, -1), (1, -1)], (0, 2): [(-1, 0), (-1, 1)]}),
+        # A face without area: its side of no length is no edge.
+        ([[0, 1, 1], [0, 1, 2]], {(0, 1): [(0, 0), (1, -1)]}),
+    ],
+)
+def test_an_edge_with_too_many_faces_is_split_when_asked(faces, edge_faces):
+    table = make_topology(faces, 5, split=True)
+    found = {}
+    for edge, sides in zip(table.edges.tolist(), table.edge_faces.tolist(), strict=True):
+        found.setdefault(tuple(edge), []).append(tuple(sides))
+    assert {edge: found[edge] for edge in edge_faces} == edge_faces
+    sides = [side for pair in table.edge_faces.tolist() for side in pair if side >= 0]
+    proper = sum(len(set(face)) if len(set(face)) == 3 else 2 for face in faces)
+    assert len(sides) == proper
+    with pytest.raises(ValueError, match="split=True"):
+        make_topology(faces, 5)
+
+
+def test_outward_looks_at_every_closed_piece(sphere, open_strip):
+    vertices, faces = sphere
+    inside_out = faces[:, ::-1]
+
+    def outward(*pieces):
+        points = np.concatenate([vertices + 3.0 * i for i in range(len(pieces))])
+        joined = np.concatenate([piece + i * len(vertices) for i, piece in enumerate(pieces)])
+        return mesh.is_outward(points, joined, make_topology(joined, len(points)))
+
+    assert outward(faces) and outward(faces, faces)
+    assert not outward(inside_out) and not outward(faces, inside_out)
+    # An open piece has no inside.
+    assert outward(faces, inside_out[1:])
+    assert mesh.is_outward(open_strip[0], open_strip[1], make_topology(open_strip[1], 5))
 
 
 @pytest.mark.parametrize(
@@ -101,6 +154,29 @@ def test_facing_is_positive_towards_the_eye(sphere):
     assert (cosine[middles[:, 2] < -2.4] > 0).all() and (cosine[middles[:, 2] > -1.8] < 0).all()
 
 
+def test_facing_serves_batches_of_eyes_and_of_meshes(sphere):
+    vertices, faces = sphere
+    eyes = jnp.array([[0.3, 5.0, -9.0], [4.0, 5.0, 1.0]])
+    meshes = jnp.stack([vertices, vertices + 0.1])
+    both = jax.jit(mesh.facing)(meshes, faces, eyes)
+    for i in range(2):
+        np.testing.assert_allclose(both[i], FACING(meshes[i], faces, eyes[i]), atol=1e-5)
+    assert FACING(vertices, faces, eyes).shape == FACING(meshes, faces, eyes[0]).shape == both.shape
+
+
+FACING = jax.jit(mesh.facing)
+
+
+@pytest.mark.parametrize("batch", [(), (2,), (1, 2)])
+def test_the_sum_at_vertices_is_the_transpose_of_the_corners(sphere, rng, batch):
+    vertices, faces = sphere
+    table = make_topology(faces, len(vertices))
+    values = rng.normal(size=(*batch, len(faces), 3, 3)).astype(np.float32)
+    points = jnp.zeros((*batch, len(vertices), 3))
+    (scattered,) = jax.linear_transpose(lambda v: mesh.triangles(v, faces), points)(values)
+    np.testing.assert_allclose(mesh.sum_at_vertices(values, table), scattered, atol=1e-5)
+
+
 def test_a_degenerate_face_is_harmless():
     vertices = jnp.array([[0.0, 0, 0], [1, 0, 0], [2, 0, 0], [0, 1, 0]])
     faces = jnp.array([[0, 1, 2], [1, 1, 3]])
@@ -133,29 +209,73 @@ def test_samples_are_even_and_on_the_surface(open_strip, key):
     np.testing.assert_allclose(moved[1], positions + 1, atol=1e-6)
 
 
-def test_closest_point_by_brute_force(rng):
-    """Against a constrained minimisation over barycentric coordinates of every face."""
-    vertices = rng.normal(size=(9, 3))
-    faces = np.array([[0, 1, 2], [3, 4, 5], [6, 7, 8]])
-    queries = 2 * rng.normal(size=(12, 3))
+def test_samples_avoid_faces_without_area(key):
+    vertices = jnp.array([[0.0, 0, 0], [1, 0, 0], [2, 0, 0], [0, 1, 0]])
+    faces: Any = np.array([[0, 1, 2], [0, 1, 3], [1, 1, 3]])
+    points = jax.jit(lambda v: mesh.sample_surface(key, v, faces, 200))(vertices)
+    assert (np.asarray(points.face_id) == 1).all()
+    moved = jax.jit(lambda p, v: mesh.surface_positions(p, v, faces))(points, vertices)
+    np.testing.assert_allclose(moved[:, :2], points.barycentrics[:, 1:], atol=1e-6)
+
+
+def distance_to_triangle(query, corners):
+    """In extended precision: to the plane where it is met inside, else to the nearest side."""
+    query, (a, b, c) = query.astype(np.longdouble), corners.astype(np.longdouble)
+    sides = [(a, b), (b, c), (c, a)]
+    best = np.inf
+    for start, end in sides:
+        along = end - start
+        share = np.clip((query - start) @ along / max(along @ along, 1e-300), 0, 1)
+        best = min(best, np.linalg.norm((start + share * along - query).astype(float)))
+    normal = np.cross(b - a, c - a)
+    if normal @ normal > 0:
+        height = (query - a) @ normal / np.sqrt(normal @ normal)
+        foot = query - height * normal / np.sqrt(normal @ normal)
+        if all(np.cross(end - start, foot - start) @ normal >= 0 for start, end in sides):
+            best = min(best, abs(float(height)))
+    return best
+
+
+@given(
+    seed=st.integers(0, 2**31),
+    size=st.sampled_from([1e-5, 1e-3, 1.0, 1e3]),
+    shape=st.sampled_from(["any", "sliver", "segment", "two corners alike", "point"]),
+)
+@settings(max_examples=120, deadline=None, derandomize=True)
+def test_distance_to_triangles_of_any_size_and_shape(seed, size, shape):
+    rng = np.random.default_rng(seed)
+    vertices = rng.normal(size=(6, 3))
+    if shape in ("sliver", "segment"):
+        vertices[2] = vertices[0] + rng.uniform(-0.5, 1.5) * (vertices[1] - vertices[0])
+        vertices[2] += 1e-3 * rng.normal(size=3) if shape == "sliver" else 0.0
+    elif shape == "two corners alike":
+        vertices[rng.integers(3)] = vertices[rng.integers(3)]
+    elif shape == "point":
+        vertices[:3] = vertices[0]
+    vertices *= size
+    queries = size * rng.normal(size=(4, 3)) * 10 ** rng.uniform(-3, 1, size=(4, 1))
+    faces = np.array([[0, 1, 2], [3, 4, 5]])
     got = closest_on_surface(queries, vertices, faces)
     for i, query in enumerate(queries):
-        best = np.inf
-        for face in faces:
-            a, b, c = vertices[face]
-            gap = lambda st, a=a, b=b, c=c, q=query: np.sum(  # noqa: E731
-                (a + st[0] * (b - a) + st[1] * (c - a) - q) ** 2
-            )
-            found = minimize(
-                gap,
-                [0.3, 0.3],
-                bounds=[(0, 1), (0, 1)],
-                constraints={"type": "ineq", "fun": lambda st: 1 - st[0] - st[1]},
-                options={"ftol": 1e-14},
-            )
-            best = min(best, np.sqrt(found.fun))
-        assert got.distance[i] == pytest.approx(best, abs=1e-5)
-        assert got.distance[i] == pytest.approx(np.linalg.norm(query - got.points[i]))
+        want = [distance_to_triangle(query, vertices[face]) for face in faces]
+        assert got.distance[i] == pytest.approx(min(want), abs=1e-11 * size)
+        assert want[got.face_id[i]] == pytest.approx(min(want), abs=1e-11 * size)
+        assert np.linalg.norm(query - got.points[i]) == pytest.approx(got.distance[i])
+        on_face = distance_to_triangle(got.points[i], vertices[faces[got.face_id[i]]])
+        assert on_face == pytest.approx(0, abs=1e-11 * size)
+
+
+@pytest.mark.parametrize("far", [0.0, 2.0])
+def test_closest_point_equals_the_search_over_all_faces(sphere, rng, far):
+    """Far from the surface every face is a candidate: the search has to widen to the end."""
+    vertices, faces = sphere
+    queries = rng.normal(size=(40, 3)) * 0.3 + [0.3 + far, 5.0, -2.0]
+    got = closest_on_surface(queries, vertices, faces)
+    corners = np.repeat(vertices[faces][None].astype(np.float64), len(queries), axis=0)
+    repeated = np.repeat(queries[:, None], len(faces), axis=1)
+    points = trimesh.triangles.closest_point(corners.reshape(-1, 3, 3), repeated.reshape(-1, 3))
+    want = np.linalg.norm(points.reshape(repeated.shape) - repeated, axis=2).min(axis=1)
+    np.testing.assert_allclose(got.distance, want, atol=1e-12)
 
 
 def test_closest_point_is_exact_with_faces_of_every_size(rng):
@@ -169,16 +289,18 @@ def test_closest_point_is_exact_with_faces_of_every_size(rng):
     corners = vertices[faces]
     for query, distance in zip(queries, got.distance, strict=True):
         repeated = np.broadcast_to(query, (len(faces), 3))
-        points = trimesh.triangles.closest_point(corners, repeated)
-        assert distance == pytest.approx(np.linalg.norm(points - query, axis=1).min(), abs=1e-12)
+        points = trimesh.triangles.closest_point(corners * 100, repeated * 100) / 100
+        assert distance == pytest.approx(np.linalg.norm(points - query, axis=1).min(), abs=1e-9)
 
 
 def test_closest_point_refuses_nothing_and_nan(open_strip):
     vertices, faces = open_strip
     with pytest.raises(ValueError, match="at least one"):
         closest_on_surface(vertices, vertices, np.zeros((0, 3), int))
-    with pytest.raises(ValueError, match="NaN"):
+    with pytest.raises(ValueError, match="queries: got NaN"):
         closest_on_surface(np.full((1, 3), np.nan), vertices, faces)
+    with pytest.raises(ValueError, match=r"queries: got shape \(3,\), need \(n, 3\)"):
+        closest_on_surface(vertices[0], vertices, faces)
 
 
 def test_jit_equals_no_jit(sphere):
