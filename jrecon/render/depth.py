@@ -11,10 +11,12 @@ no part of these derivatives; fit outlines with a term of their own.
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
 from jrecon.geometry.camera import Camera, rays
@@ -66,7 +68,20 @@ def render(
     """
     _check_shapes(vertices, faces)
     _check_values(vertices, faces)
-    vertices, faces = jnp.asarray(vertices, jnp.float32), jnp.asarray(faces, jnp.int32)
+    view = _render(
+        jnp.asarray(vertices, jnp.float32), jnp.asarray(faces, jnp.int32), camera, budget
+    )
+    _check_overflow(view, len(faces), camera, budget)
+    return view
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _render(
+    vertices: Float[Array, "*batch v 3"],
+    faces: Int[Array, "f 3"],
+    camera: Camera,
+    budget: int | None,
+) -> View:
     found = rasterize(vertices, faces, camera, budget=budget)
     shape = found.mask.shape[:-2]
     batch = jnp.broadcast_to(vertices, (*shape, *vertices.shape[-2:]))
@@ -79,7 +94,7 @@ def render(
     corners = jnp.where(found.mask[..., None, None], corners, safe)
     directions = jnp.broadcast_to(rays(camera), (*found.mask.shape, 3))
     depth, barycentrics, normals = _intersect(corners, directions)
-    view = View(
+    return View(
         depth=jnp.where(found.mask, depth, 0.0),
         mask=found.mask,
         face_id=found.face_id,
@@ -87,8 +102,6 @@ def render(
         normals=jnp.where(found.mask[..., None], normals, 0.0),
         overflow=found.overflow,
     )
-    _check_overflow(view, len(faces), camera, budget)
-    return view
 
 
 def _gather(vertices: Float[Array, "*batch v 3"], index: Int[Array, "*batch h w 3"]) -> Array:
@@ -136,14 +149,15 @@ def _check_shapes(vertices: Array, faces: Array) -> None:
 
 def _check_values(vertices: Array, faces: Array) -> None:
     """What can be known of arrays with values; traced ones are rendered as they are."""
-    if not isinstance(faces, jax.core.Tracer):
-        low, high = int(np.min(faces)), int(np.max(faces))
+    if not isinstance(faces, Tracer):
+        known = np.asarray(faces)
+        low, high = int(known.min()), int(known.max())
         if low < 0 or high >= vertices.shape[-2]:
             raise ValueError(
                 f"faces: got vertex indices {low}..{high}, need 0..{vertices.shape[-2] - 1}; faces "
                 "and vertices are of different meshes, or of different levels of detail."
             )
-    if not isinstance(vertices, jax.core.Tracer):
+    if not isinstance(vertices, Tracer):
         bad = int((~np.isfinite(np.asarray(vertices)).all(-1)).sum())
         if bad:
             raise ValueError(
@@ -153,7 +167,7 @@ def _check_values(vertices: Array, faces: Array) -> None:
 
 
 def _check_overflow(view: View, num_faces: int, camera: Camera, budget: int | None) -> None:
-    if isinstance(view.overflow, jax.core.Tracer):
+    if isinstance(view.overflow, Tracer):
         return
     missing = int(np.max(np.asarray(view.overflow), initial=0))
     if missing:

@@ -10,12 +10,13 @@ snapped. The parts of the answer:
   vertex, share such pixels out exactly once (the purpose of the top-left rule).
 - **The near plane** needs no clipping: an edge with an end point behind the camera, or so near that
   its projection is far away, is tested by the plane through the edge and the pinhole
-  (Olano and Greer 1997, "Triangle Scan Conversion using 2D Homogeneous Coordinates").
+  (Olano and Greer 1997, "Triangle Scan Conversion using 2D Homogeneous Coordinates"). Both tests
+  have one form, linear in the pixel.
 - **Depth** from the plane of the face; the nearest wins, by an integer scatter-min over the bits of
   the float: exact, deterministic, and independent of the order of the faces.
 
 Work is static in shape. Every face first tries the 2 x 2 pixels at the corner of its bounding box,
-which is all of it for most faces of a fine mesh. What is larger is cut into tiles of 8 x 8 pixels,
+which is all of it for most faces of a fine mesh. What is larger is cut into tiles of 4 x 4 pixels,
 up to a budget; tiles beyond the budget are counted in `overflow`, never dropped in silence.
 
 Where scatters are slow (TPU) a dense sweep takes the place of the scatter, chosen for the platform
@@ -40,7 +41,9 @@ NEAR = 1e-4
 # Beyond this distance from the principal point, projected coordinates lose float32 digits that
 # coverage needs; such edges are tested in three dimensions. Pixels.
 _FAR_OUT = 4096.0
-_SMALL, _TILE = 2, 8
+_SMALL, _TILE = 2, 4
+# From this many faces on, a mesh is expected to have faces of a few pixels.
+_FINE = 4096
 _EMPTY = np.uint32(0xFFFFFFFF)
 # The dense sweep takes so many faces at once: enough to fill vector units, few enough for memory.
 _SWEEP = 64
@@ -61,8 +64,13 @@ class Fragments:
 
 
 def default_budget(num_faces: int, width: int, height: int) -> int:
-    """Tiles that suffice for a closed mesh that fills the image several times over."""
-    return 64 + num_faces // 2 + 8 * math.ceil(width / _TILE) * math.ceil(height / _TILE)
+    """Tiles that suffice for a closed mesh that fills the image.
+
+    The boxes around the faces of its front and back cover the image four times over, and large
+    faces share tiles at their borders; few faces of a fine mesh need a tile at all.
+    """
+    image = math.ceil(width / _TILE) * math.ceil(height / _TILE)
+    return 64 + num_faces // 8 + image * (4 if num_faces >= _FINE else 12)
 
 
 def rasterize(
@@ -79,7 +87,7 @@ def rasterize(
       faces: both sides are visible. Faces with a vertex that is not finite, or without area, are
         never seen.
       camera: gives the image size, too.
-      budget: how many 8 x 8 tiles larger faces may be cut into, for each image; static.
+      budget: how many 4 x 4 tiles larger faces may be cut into, for each image; static.
 
     Returns:
       Pure and total: it never raises on values. Not differentiable (`render` is). `overflow` must
@@ -120,16 +128,12 @@ def rasterize(
 class _Faces:
     """What the coverage test needs of each face, as columns over faces."""
 
-    start: Float[Array, "f 3 2"]
-    """Where each of the three edges begins, pixels, after ordering."""
-    step: Float[Array, "f 3 2"]
-    """Its extent, pixels."""
-    plane: Float[Array, "f 3 3"]
-    """The plane through each edge and the pinhole, for edges that do not project."""
-    flat: Bool[Array, "f 3"]
-    """Whether the edge is tested by `start` and `step`, not by `plane`."""
-    flip: Float[Array, "f 3"]
-    """-1 where ordering reversed the edge, else 1."""
+    origin: Float[Array, "f 3 2"]
+    """The pixel (u, v) that each edge function is linear about."""
+    slope: Float[Array, "f 3 2"]
+    """Change of the edge function per pixel along u and v."""
+    offset: Float[Array, "f 3"]
+    """Value of the edge function at its origin."""
     inverse_depth: Float[Array, "f 3"]
     """1 / depth = inverse_depth . (x / z, y / z, 1) on the plane of the face."""
     low: Int[Array, "f 2"]
@@ -154,7 +158,7 @@ def _prepare(vertices: Float[Array, "v 3"], faces: Int[Array, "f 3"], camera: Ca
     low, high = _bounding_boxes(corner_pixels, corner_tame, camera)
     nobody = jnp.array([[-1, -1]])
     return _Faces(
-        **_edges(corners, corner_pixels, corner_tame),
+        **_edges(corners, corner_pixels, corner_tame, camera),
         inverse_depth=normal / jnp.where(height == 0, 1.0, height),
         low=jnp.where(seen[:, None], low, 0),
         high=jnp.where(seen[:, None], high, nobody),
@@ -175,21 +179,29 @@ def _bounding_boxes(
 
 
 def _edges(
-    corners: Float[Array, "f 3 3"], pixels: Float[Array, "f 3 2"], tame: Bool[Array, "f 3"]
+    corners: Float[Array, "f 3 3"],
+    pixels: Float[Array, "f 3 2"],
+    tame: Bool[Array, "f 3"],
+    camera: Camera,
 ) -> dict[str, Array]:
+    """The three edge functions of each face, positive on one side of the edge, negative beyond."""
     begin, end = corners, jnp.roll(corners, -1, axis=1)
     begin_px, end_px = pixels, jnp.roll(pixels, -1, axis=1)
-    flat = tame & jnp.roll(tame, -1, axis=1)
     # In order of position, so that the faces on both sides compute the very same numbers.
     swap = _comes_after(begin, end)[..., None]
     start, stop = jnp.where(swap, end_px, begin_px), jnp.where(swap, begin_px, end_px)
     first, second = jnp.where(swap, end, begin), jnp.where(swap, begin, end)
+    # An edge that projects: the cross product of its direction with (pixel - start).
+    flat_slope = jnp.stack([start[..., 1] - stop[..., 1], stop[..., 0] - start[..., 0]], axis=-1)
+    # An edge that does not: the plane through it and the pinhole, at the ray of the pixel.
+    plane = jnp.cross(first, second)
+    flat = tame & jnp.roll(tame, -1, axis=1)
+    flip = jnp.where(swap[..., 0], -1.0, 1.0)
+    slope = jnp.where(flat[..., None], flat_slope, plane[..., :2] / camera.focal[None, None])
     return dict(
-        start=start,
-        step=stop - start,
-        plane=jnp.cross(first, second),
-        flat=flat,
-        flip=jnp.where(swap[..., 0], -1.0, 1.0),
+        origin=jnp.where(flat[..., None], start, camera.center[None, None]),
+        slope=slope * flip[..., None],
+        offset=jnp.where(flat, 0.0, plane[..., 2]) * flip,
     )
 
 
@@ -210,19 +222,12 @@ def _depth_bits(
     inside_left = jnp.ones(u.shape, bool)
     inside_right = jnp.ones(u.shape, bool)
     for edge in range(3):
-        step, start = face.step[:, edge, :, None], face.start[:, edge, :, None]
-        plane = face.plane[:, edge, :, None]
-        flat = face.flat[:, edge, None]
-        value = jnp.where(
-            flat,
-            step[:, 0] * (y - start[:, 1]) - step[:, 1] * (x - start[:, 0]),
-            plane[:, 0] * ray_x + plane[:, 1] * ray_y + plane[:, 2],
-        )
-        # The slopes along u and v decide a pixel that is exactly on the edge.
-        along_u = jnp.where(flat, -step[:, 1], plane[:, 0])
-        along_v = jnp.where(flat, step[:, 0], plane[:, 1])
-        tie = jnp.where(along_u == 0, along_v, along_u)
-        value = jnp.where(value == 0, tie, value) * face.flip[:, edge, None]
+        origin, slope = face.origin[:, edge, :, None], face.slope[:, edge, :, None]
+        value = slope[:, 0] * (x - origin[:, 0]) + slope[:, 1] * (y - origin[:, 1])
+        value = value + face.offset[:, edge, None]
+        # The slopes along u, then v, decide a pixel that is exactly on the edge.
+        tie = jnp.where(slope[:, 0] == 0, slope[:, 1], slope[:, 0])
+        value = jnp.where(value == 0, tie, value)
         inside_left &= value > 0
         inside_right &= value < 0
     slopes = face.inverse_depth[:, :, None]

@@ -1,0 +1,274 @@
+"""Rendering against a float64 ray caster, and the promises of the rasterizer one by one."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import trimesh
+
+from jrecon.geometry.camera import make_camera
+from jrecon.render import rasterize, render
+from jrecon.render.rasterize import _prepare, _sweep_image
+from tests.render.reference import cast_rays
+
+SIZE = 48
+
+
+@pytest.fixture(scope="module")
+def camera():
+    """Pixels that are not square and a principal point that is not central."""
+    return make_camera(60.0, 66.0, 21.3, 27.9, SIZE, SIZE - 8)
+
+
+def soup(rng, count, spread=1.0, size=0.4):
+    centres = rng.normal(size=(count, 1, 3)) * [spread, spread, 0.5] + [0, 0, 2.5]
+    corners = centres + size * rng.normal(size=(count, 3, 3))
+    return jnp.asarray(corners.reshape(-1, 3), jnp.float32), jnp.arange(3 * count).reshape(-1, 3)
+
+
+def sphere(subdivisions=2, distance=2.5):
+    made = trimesh.creation.icosphere(subdivisions=subdivisions, radius=0.7)
+    vertices = jnp.asarray(np.asarray(made.vertices) + [0.05, -0.02, distance], jnp.float32)
+    return vertices, jnp.asarray(np.asarray(made.faces), jnp.int32)
+
+
+def assert_equals_reference(vertices, faces, camera, **options):
+    view = render(vertices, faces, camera, **options)
+    depth, face_id, doubtful = cast_rays(vertices, faces, camera)
+    assert doubtful.mean() < 0.05
+    mask = np.asarray(view.mask)
+    np.testing.assert_array_equal((mask == (face_id >= 0)) | doubtful, True)
+    both = mask & (face_id >= 0) & ~doubtful
+    assert both.sum() > 50
+    np.testing.assert_allclose(np.asarray(view.depth)[both], depth[both], rtol=1e-5, atol=1e-5)
+    same = (np.asarray(view.face_id) == face_id)[both]
+    assert same.mean() > 0.999
+    return view
+
+
+@pytest.mark.parametrize("size", [0.02, 0.1, 0.5, 3.0])
+def test_random_triangles_of_every_size_equal_the_reference(rng, camera, size):
+    vertices, faces = soup(rng, 60, size=size)
+    vertices = vertices * jnp.array([[1.0, 1.0, 0.0]]) + jnp.array([[0.0, 0.0, 2.5]])
+    tilt = jnp.asarray(rng.normal(size=vertices.shape) * 0.3 * [0, 0, 1], jnp.float32)
+    if size == 0.02:
+        vertices, faces = sphere(3)
+        tilt = 0.0
+    assert_equals_reference(vertices + tilt, faces, camera, budget=20000)
+
+
+@pytest.mark.parametrize("subdivisions", [0, 1, 2, 4])
+def test_closed_meshes_equal_the_reference(camera, subdivisions):
+    """From 20 faces over the whole image to 5,120 that are smaller than a pixel."""
+    assert_equals_reference(*sphere(subdivisions), camera)
+
+
+def test_triangles_through_the_near_plane_and_behind(rng, camera):
+    vertices, faces = soup(rng, 40, size=1.5)
+    vertices = vertices - jnp.array([[0.0, 0.0, 2.0]])
+    assert (vertices[:, 2] < 0).any() and (vertices[:, 2] > 0).any()
+    assert_equals_reference(vertices, faces, camera, budget=20000)
+
+
+def test_the_camera_inside_a_mesh_sees_it_everywhere(camera):
+    vertices, faces = sphere(2, distance=0.0)
+    view = assert_equals_reference(vertices, faces, camera, budget=20000)
+    assert view.mask.all()
+
+
+def grid_mesh(cells, step, offset):
+    """A flat square grid whose vertices fall on pixel centres."""
+    line = np.arange(cells + 1) * step + offset
+    x, y = np.meshgrid(line, line)
+    points = np.stack([x.ravel(), y.ravel()], axis=1)
+    index = np.arange((cells + 1) ** 2).reshape(cells + 1, cells + 1)
+    a, b, c, d = (
+        i.ravel() for i in (index[:-1, :-1], index[:-1, 1:], index[1:, 1:], index[1:, :-1])
+    )
+    faces = np.concatenate([np.stack([a, d, c], 1), np.stack([a, c, b], 1)])
+    return points, faces
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 7])
+def test_vertices_on_pixel_centres_are_covered_exactly_once(step):
+    cells = 21 // step
+    points, faces = grid_mesh(cells, step, 3)
+    camera = make_camera(64.0, 64.0, 0.0, 0.0, 32, 32)
+    vertices = jnp.asarray(np.concatenate([points / 64, np.ones((len(points), 1))], 1), jnp.float32)
+    single = jax.jit(lambda face: rasterize(vertices, face[None], camera, budget=100).mask)
+    count = np.sum([single(face) for face in jnp.asarray(faces)], axis=0)
+    last = 3 + cells * step
+    np.testing.assert_array_equal(count[3:last, 3:last], 1)
+    assert count.sum() == (cells * step) ** 2
+
+
+def test_every_pixel_of_a_closed_fan_is_covered_once(rng):
+    """A random star of triangles around one vertex: no hole along its spokes."""
+    camera = make_camera(50.0, 50.0, 15.5, 15.5, 32, 32)
+    angles = np.sort(rng.uniform(0, 2 * np.pi, size=40))
+    ring = np.stack([2 * np.cos(angles), 2 * np.sin(angles), np.full(40, 2.0)], axis=1)
+    vertices = jnp.asarray(np.concatenate([[[0, 0, 2.0]], ring]), jnp.float32)
+    faces = jnp.asarray([[0, i, i % 40 + 1] for i in range(1, 41)])
+    single = jax.jit(lambda face: rasterize(vertices, face[None], camera, budget=200).mask)
+    np.testing.assert_array_equal(np.sum([single(face) for face in faces], axis=0), 1)
+
+
+def test_order_of_faces_and_vertices_does_not_matter(rng, camera):
+    vertices, faces = sphere(2)
+    view = render(vertices, faces, camera)
+    order = rng.permutation(len(faces))
+    turned = jnp.asarray(np.stack([np.roll(f, rng.integers(3)) for f in np.asarray(faces)[order]]))
+    other = render(vertices, turned, camera)
+    np.testing.assert_array_equal(other.mask, view.mask)
+    seen = np.asarray(view.mask)
+    np.testing.assert_array_equal(order[np.asarray(other.face_id)[seen]], view.face_id[seen])
+    same_turn = render(vertices, faces[order], camera)
+    np.testing.assert_array_equal(same_turn.depth, view.depth)
+
+
+def test_the_dense_sweep_equals_the_scatter(rng, camera):
+    for vertices, faces in (soup(rng, 70, size=0.3), sphere(2)):
+        found = rasterize(vertices, faces, camera, budget=20000)
+        swept, _ = jax.jit(lambda v, f: _sweep_image(_prepare(v, f, camera), camera))(
+            vertices, faces
+        )
+        np.testing.assert_array_equal(found.face_id, swept)
+
+
+def test_broken_triangles_are_harmless(camera):
+    vertices, faces = sphere(1)
+    view = render(vertices, faces, camera)
+    extra = jnp.array(
+        [
+            [jnp.nan, 0, 1], [jnp.inf, 0, 1], [0, 0, 1], [0, 0, 1], [0.5, 0, 1], [1, 0, 1],
+            [1e30, 1e30, 1], [-1e30, 0, 1e-30], [0, 0, -1], [1, 0, -1], [0, 1, -1], [0, 0, 0],
+        ]
+    )  # fmt: skip
+    n = len(vertices)
+    bad = n + jnp.array([[0, 2, 4], [1, 2, 4], [2, 3, 4], [2, 4, 5], [8, 9, 10], [11, 11, 11]])
+    both = jnp.concatenate([vertices, extra]), jnp.concatenate([bad, faces])
+    draw = jax.jit(lambda v: render(v, both[1], camera))
+    other = draw(both[0])
+    np.testing.assert_array_equal(other.depth, view.depth)
+    slope = jax.jit(jax.grad(lambda v: jnp.sum(render(v, both[1], camera).depth)))(both[0])
+    assert np.isfinite(slope).all() and (slope[n:] == 0).all()
+
+
+def test_an_empty_image_is_empty_with_zero_gradient(camera):
+    vertices, faces = sphere(1, distance=-3.0)
+    view = render(vertices, faces, camera)
+    assert not view.mask.any() and (view.depth == 0).all() and (view.face_id == -1).all()
+    slope = jax.grad(lambda v: jnp.sum(render(v, faces, camera).depth))(vertices)
+    assert (slope == 0).all()
+
+
+@pytest.mark.parametrize("batch", [(2,), (1, 2)])
+def test_batch_equals_loop(camera, batch, rng):
+    vertices, faces = sphere(1)
+    many = jnp.asarray(np.asarray(vertices) + 0.2 * rng.normal(size=(*batch, 1, 3)), jnp.float32)
+    together = jax.jit(lambda v: render(v, faces, camera))(many)
+    for index in np.ndindex(*batch):
+        one = render(many[index], faces, camera)
+        np.testing.assert_array_equal(together.face_id[index], one.face_id)
+        np.testing.assert_allclose(together.depth[index], one.depth, atol=1e-6)
+    mapped = jax.vmap(lambda v: render(v, faces, camera))(many.reshape(-1, *vertices.shape))
+    np.testing.assert_array_equal(mapped.face_id, together.face_id.reshape(mapped.face_id.shape))
+
+
+def test_a_batch_of_cameras_sees_one_mesh(camera):
+    vertices, faces = sphere(1)
+    focal = jnp.array([[60.0, 60.0], [80.0, 80.0]])
+    cameras = dataclasses.replace(camera, focal=focal, center=jnp.full((2, 2), 20.0))
+    view = render(vertices, faces, cameras)
+    assert view.depth.shape == (2, SIZE - 8, SIZE) and view.mask[1].sum() > view.mask[0].sum()
+
+
+def test_barycentrics_and_normals_belong_to_the_point_seen(camera):
+    vertices, faces = sphere(2)
+    view = render(vertices, faces, camera)
+    seen = np.asarray(view.mask)
+    corners = np.asarray(vertices)[np.asarray(faces)[np.asarray(view.face_id)[seen]]]
+    weights = np.asarray(view.barycentrics)[seen]
+    np.testing.assert_allclose(weights.sum(1), 1.0, atol=2e-4)
+    points = np.einsum("nca,nc->na", corners, weights)
+    np.testing.assert_allclose(points[:, 2], np.asarray(view.depth)[seen], atol=2e-4)
+    normals = np.asarray(view.normals)[seen]
+    assert (np.sum(normals * points, axis=1) < 0).all()
+
+
+def test_interior_gradient_equals_float64_differences(rng, camera):
+    vertices, faces = sphere(1)
+    weights = rng.normal(size=(SIZE - 8, SIZE))
+    view = render(vertices, faces, camera)
+    _, face_id, doubtful = cast_rays(vertices, faces, camera)
+    keep = np.asarray(view.mask) & ~doubtful & (np.asarray(view.face_id) == face_id)
+    pull = jnp.asarray(weights * keep, jnp.float32)
+    loss = lambda v: jnp.vdot(render(v, faces, camera).depth, pull)  # noqa: E731
+    slope = np.asarray(jax.jit(jax.grad(loss))(vertices), np.float64)
+    tangent = rng.normal(size=vertices.shape)
+    forward = jax.jvp(loss, (vertices,), (jnp.asarray(tangent, jnp.float32),))[1]
+    (fx, fy), (cx, cy) = np.asarray(camera.focal, float), np.asarray(camera.center, float)
+    v, u = np.nonzero(keep)
+    rays = np.stack([(u - cx) / fx, (v - cy) / fy, np.ones(len(u))], axis=1)
+
+    def exact(points):
+        a, b, c = (points[np.asarray(faces)[face_id[keep]]][:, i] for i in range(3))
+        normal = np.cross(b - a, c - a)
+        return np.sum(weights[keep] * np.sum(a * normal, 1) / np.sum(rays * normal, 1))
+
+    points, step = np.asarray(vertices, np.float64), 1e-6
+    numerical = (exact(points + step * tangent) - exact(points - step * tangent)) / (2 * step)
+    assert np.sum(slope * tangent) == pytest.approx(numerical, rel=1e-4)
+    assert float(forward) == pytest.approx(numerical, rel=1e-4)
+
+
+def test_too_small_a_budget_is_loud_on_the_host_and_counted_inside_jit(camera):
+    vertices, faces = sphere(0)
+    with pytest.raises(ValueError, match="tiles more than the budget of 3; pass budget="):
+        render(vertices, faces, camera, budget=3)
+    view = jax.jit(lambda v: render(v, faces, camera, budget=3))(vertices)
+    missing = int(view.overflow)
+    assert missing > 0
+    assert_equals_reference(vertices, faces, camera, budget=3 + missing)
+
+
+def test_runs_are_bitwise_equal_and_nothing_recompiles(camera):
+    vertices, faces = sphere(2)
+    traces = []
+
+    @jax.jit
+    def draw(moved):
+        traces.append(1)
+        return render(moved, faces, camera).depth
+
+    first, _, again = (draw(vertices + shift) for shift in (0.0, 0.01, 0.0))
+    np.testing.assert_array_equal(first, again)
+    assert len(traces) == 1
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+def test_lowers_for_every_platform(camera, platform):
+    vertices, faces = sphere(0)
+    forward = jax.jit(lambda v: rasterize(v, faces, camera).face_id)
+    text = jax.export.export(forward, platforms=[platform])(vertices).mlir_module()
+    assert ("stablehlo.scatter" in text) == (platform != "tpu")
+    backward = jax.jit(jax.grad(lambda v: jnp.sum(render(v, faces, camera).depth)))
+    jax.export.export(backward, platforms=[platform])(vertices)
+
+
+@pytest.mark.parametrize(
+    "vertices, faces, message",
+    [
+        (np.zeros((4, 2)), [[0, 1, 2]], r"vertices: got shape \(4, 2\)"),
+        (np.zeros((0, 3)), [[0, 1, 2]], "vertices: got shape"),
+        (np.ones((4, 3)), [[0, 1, 4]], "indices 0..4, need 0..3"),
+        (np.ones((4, 3)), [[0.0, 1.0, 2.0]], "need integers"),
+        (np.ones((4, 3)), np.zeros((0, 3), int), "at least one triangle"),
+        (np.full((4, 3), np.nan), [[0, 1, 2]], "4 are NaN or infinite"),
+    ],
+)
+def test_bad_input_is_explained(camera, vertices, faces, message):
+    with pytest.raises(ValueError, match=message):
+        render(jnp.asarray(vertices), jnp.asarray(faces), camera)
