@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +44,8 @@ AZIMUTH, ELEVATION = 0.5, 0.25
 SIZE = 240
 # Rendered so many times larger and averaged, for smooth outlines.
 SMOOTH = 2
+
+_render_compiled = jax.jit(render, static_argnames="budget")
 
 
 def write_report(
@@ -113,8 +114,10 @@ def _component_images(model: ParametricModel, shown: int) -> tuple[list[Image], 
     for i in range(shown):
         shapes[i, :, i] = DEVIATIONS
     still = zeros(model)
-    params = Params(jnp.asarray(shapes), still.pose, still.translation)
+    flat = jnp.asarray(shapes.reshape(shapes.shape[0] * shapes.shape[1], model.num_shape))
+    params = Params(flat, still.pose, still.translation)
     vertices = np.asarray(jax.jit(pose)(model, params).vertices)
+    vertices = vertices.reshape(*shapes.shape[:2], *vertices.shape[1:])
     viewpoint = look_at(
         vertices,
         width=SMOOTH * SIZE,
@@ -147,8 +150,8 @@ def _render(
     budget = default_budget(len(model.faces), viewpoint.camera.width, viewpoint.camera.height)
     missing = 1
     while missing:
-        draw = partial(render, budget=budget)
-        view = jax.tree.map(np.asarray, jax.jit(draw)(vertices, model.faces, viewpoint.camera))
+        view = _render_compiled(vertices, model.faces, viewpoint.camera, budget=budget)
+        view = jax.tree.map(np.asarray, view)
         missing = int(view.overflow.max())
         budget += missing
     return view

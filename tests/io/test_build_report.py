@@ -13,7 +13,7 @@ from jrecon.model.build import build_model, make_meshes
 @pytest.fixture
 def blobs(rng):
     """Seven ellipsoids that differ in width and height."""
-    ball = trimesh.creation.icosphere(subdivisions=2, radius=0.1)
+    ball = trimesh.creation.icosphere(subdivisions=1, radius=0.1)
     scales = 1 + rng.normal(size=(7, 1, 3)) * [0.3, 0.1, 0.0]
     return make_meshes(np.asarray(ball.vertices) * scales, ball.faces)
 
