@@ -54,9 +54,6 @@ MAX_COORDINATE = 1e6
 """Metres from the origin beyond which a file is damaged rather than large; also for weights."""
 
 _TRIANGLES, _STRIP, _FAN = 4, 5, 6
-# Required extensions that leave the geometry readable by the rules of the core specification.
-_HARMLESS = ("KHR_materials_", "KHR_texture_", "EXT_texture_", "KHR_lights_", "VRM")
-_READABLE = ("KHR_mesh_quantization", "KHR_animation_pointer", "KHR_node_visibility")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -107,7 +104,6 @@ def read_gltf(path: str | os.PathLike[str], *, weld: bool = False) -> Parametric
 
 
 def _to_model(file: GltfFile, path: Path, weld: bool) -> ParametricModel:
-    _check_extensions(file.tree)
     nodes = read_nodes(file)
     shown = _shown_meshes(file, nodes)
     _check_size(file, shown)
@@ -164,20 +160,6 @@ def _joint_fields(skeleton: GltfSkeleton) -> dict:
 def _generator(asset: Tree) -> list[str]:
     name = clean_name(member(asset, "generator", str, ""))
     return [f"made by {name}"] if name else []
-
-
-def _check_extensions(tree: Tree) -> None:
-    required = member(tree, "extensionsRequired", list, [])
-    unknown = [
-        str(name)[:80]
-        for name in required
-        if name not in _READABLE and not str(name).startswith(_HARMLESS)
-    ]
-    if unknown:
-        raise ValueError(
-            f"the file needs {', '.join(unknown)}, which is not supported; export it without "
-            "compression (gltf-transform and Blender can)."
-        )
 
 
 def _shown_meshes(file: GltfFile, nodes: Nodes) -> list[int]:
@@ -297,7 +279,10 @@ def _read_primitive(
     file: GltfFile, primitive: Tree, placement: Placement, names: tuple[str, ...]
 ) -> Part:
     attributes = member(primitive, "attributes", dict)
-    local = read_accessor(file, attributes.get("POSITION"), ("VEC3",)).astype(np.float64)
+    stored = item(file, "accessors", attributes.get("POSITION"))
+    if "bufferView" not in stored and "sparse" not in stored:
+        raise ValueError("the file has no plain positions; export it without compression.")
+    local = read_accessor(file, attributes["POSITION"], ("VEC3",)).astype(np.float64)
     count = len(local)
     slots, weights = _read_weights(file, attributes, placement, count)
     # To the rest pose: one transform for all, unless skins disagree about the bind pose.

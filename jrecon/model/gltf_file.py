@@ -27,6 +27,10 @@ MAX_ELEMENTS = 1 << 23
 _MAGIC = b"glTF"
 _JSON_CHUNK, _BINARY_CHUNK = 0x4E4F534A, 0x004E4942
 
+# Required extensions that leave geometry readable by the rules of the core specification.
+_HARMLESS = ("KHR_materials_", "KHR_texture_", "EXT_texture_", "KHR_lights_", "VRM")
+_READABLE = ("KHR_mesh_quantization", "KHR_animation_pointer", "KHR_node_visibility")
+
 _DTYPES = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
 _COMPONENTS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT4": 16}
 
@@ -55,6 +59,7 @@ def read_file(path: Path) -> GltfFile:
     version = member(member(tree, "asset", dict, {}), "version", str, "missing")
     if version.split(".")[0] != "2":
         raise ValueError(f"got glTF version {version[:20]!r}, need 2.x; export it again as 2.0.")
+    _check_extensions(tree)
     buffers = [
         _read_buffer(path.parent, as_tree(entry, "buffers"), binary if i == 0 else None)
         for i, entry in enumerate(member(tree, "buffers", list, []))
@@ -112,6 +117,20 @@ def _parse_json(content: bytes) -> Tree:
             "or of another format."
         ) from error
     return as_tree(tree, "the file")
+
+
+def _check_extensions(tree: Tree) -> None:
+    required = member(tree, "extensionsRequired", list, [])
+    unknown = [
+        str(name)[:80]
+        for name in required
+        if name not in _READABLE and not str(name).startswith(_HARMLESS)
+    ]
+    if unknown:
+        raise ValueError(
+            f"the file needs {', '.join(unknown)}, which is not supported; export it without "
+            "(compression can be switched off in Blender and undone by gltf-transform)."
+        )
 
 
 def _read_buffer(folder: Path, entry: Tree, binary: bytes | None) -> bytes:
@@ -185,9 +204,11 @@ def numbers(tree: Tree, key: str, count: int) -> np.ndarray | None:
     if key not in tree:
         return None
     values = member(tree, key, list)
-    plain = all(isinstance(x, int | float) and not isinstance(x, bool) for x in values)
-    if len(values) != count or not plain:
-        raise ValueError(f"{key}: got {len(values)} entries, need {count} numbers.")
+    plain = sum(isinstance(x, int | float) and not isinstance(x, bool) for x in values)
+    if len(values) != count or plain != count:
+        raise ValueError(
+            f"{key}: got {len(values)} entries, {plain} of them numbers, need {count} numbers."
+        )
     try:
         array = np.array(values, np.float64)
     except OverflowError as error:
@@ -201,8 +222,8 @@ def item(file: GltfFile, group: str, index: Any) -> Tree:
     """Entry `index` of one of the tree's lists (`accessors`, `nodes`, ...)."""
     entries = member(file.tree, group, list, [])
     if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < len(entries):
-        shown = repr(index)[:40]
-        raise ValueError(f"{group}: got index {shown}, need 0..{len(entries) - 1}.")
+        need = f"0..{len(entries) - 1}" if entries else "one of them, but the file has none"
+        raise ValueError(f"{group}: got index {repr(index)[:40]}, need {need}.")
     return as_tree(entries[index], group)
 
 

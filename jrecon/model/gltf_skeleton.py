@@ -191,7 +191,7 @@ def read_skeleton(file: GltfFile, nodes: Nodes, mesh_nodes: dict[int, int]) -> G
     rest = np.stack([rest_of_node[node] for node in order])
     if len(roots) > 1:
         notes.append(f"{len(roots)} root joints, joined by a root at the origin")
-        names, parents = ["root", *names], [-1, *parents]
+        names, parents = ["common_root", *names], [-1, *parents]
         world, rest = (np.concatenate([np.eye(4)[None], array]) for array in (world, rest))
     parents[0] = -1
     pose, deviation = _default_pose(parents, world, rest)

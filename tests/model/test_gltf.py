@@ -275,7 +275,7 @@ def test_rigid_parts_follow_the_joint_above_them(tmp_path, rng):
 def test_several_roots_get_a_common_one(tmp_path, rng):
     writer = rig(rng, parents=PARENTS | {4: 0})
     model = read(tmp_path, writer)
-    assert model.joint_names[0] == "root" and model.parents.count(0) == 2
+    assert model.joint_names[0] == "common_root" and model.parents.count(0) == 2
     assert_equal_up_to_shift(shown(model), Reference(writer.glb()).vertices())
     assert "2 root joints" in model.provenance
 
@@ -353,6 +353,12 @@ def compressed(tree):
     return "KHR_draco_mesh_compression, which is not supported"
 
 
+def compressed_without_saying(tree):
+    position = tree["meshes"][0]["primitives"][0]["attributes"]["POSITION"]
+    del tree["accessors"][position]["bufferView"]
+    return "no plain positions"
+
+
 def old_version(tree):
     tree["asset"]["version"] = "1.0"
     return "need 2.x"
@@ -423,7 +429,15 @@ def far_away(tree):
 
 
 DAMAGES = (
-    *(compressed, old_version, cycle, two_parents, huge_accessor, empty_huge_accessor),
+    *(
+        compressed,
+        compressed_without_saying,
+        old_version,
+        cycle,
+        two_parents,
+        huge_accessor,
+        empty_huge_accessor,
+    ),
     *(many_targets, beyond_buffer, singular, corner_outside, no_triangles, no_weights),
     *(wrong_type, far_away),
 )
