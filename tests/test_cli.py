@@ -1,5 +1,6 @@
 """The command line: what it writes, what it prints, how it fails."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -8,11 +9,12 @@ import sys
 import numpy as np
 import pytest
 import trimesh
+from PIL import Image
 
-from jrecon.cli import main
+from jrecon.cli import demo, main
 from jrecon.cli.models import make_params
 from jrecon.model.formats import load_model, save_model
-from jrecon.model.parametric import pose
+from jrecon.model.parametric import pose, zeros
 from tests.model.small_models import random_model
 
 
@@ -146,6 +148,29 @@ def test_a_closed_pipe_is_no_failure_of_ours(model_file):
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_demo_draws_people_and_writes_their_rigs(capsys, tmp_path):
+    out = tmp_path / "new" / "demo"
+    report = run_json(capsys, "demo", "--out", out, "--count", "1")
+    with Image.open(report["look_at"]) as picture:
+        colours = np.unique(np.asarray(picture).reshape(-1, 3), axis=0)
+    assert len(colours) > 100
+    assert [os.path.exists(file) for file in report["open_in_a_3d_viewer"]] == [True]
+    assert "--overwrite" in run_failing(capsys, "demo", "--out", out, "--count", "1")
+
+
+@pytest.mark.parametrize("name", demo.POSES)
+def test_limbs_of_the_demo_point_where_they_should(name):
+    model = load_model("body", level="2k")
+    angles = demo.point_limbs(model, demo.POSES[name])
+    joints = np.asarray(pose(model, dataclasses.replace(zeros(model), pose=angles)).joints)
+    for joint, direction in demo.POSES[name].items():
+        side, limb = joint.split("_")
+        end = f"{side}_{demo.LIMB_END[limb]}"
+        bone = joints[model.joint_names.index(end)] - joints[model.joint_names.index(joint)]
+        cosine = bone @ direction / np.linalg.norm(bone) / np.linalg.norm(direction)
+        assert cosine == pytest.approx(1, abs=1e-6)
 
 
 def test_doctor_finds_the_engine_sound(capsys):

@@ -17,6 +17,7 @@ import tyro
 
 from jrecon.cli.build import BuildModel
 from jrecon.cli.command import Command, format_report
+from jrecon.cli.demo import Demo
 from jrecon.cli.doctor import Doctor
 from jrecon.cli.models import Convert, Describe, Export
 
@@ -31,6 +32,7 @@ One depth map in, a posed parametric 3D model out.
 `jrecon COMMAND --help` explains a command, with an example."""
 
 _COMMANDS = {
+    "demo": Demo,
     "describe": Describe,
     "export": Export,
     "convert": Convert,
