@@ -23,7 +23,6 @@ from jaxtyping import Array, Float
 from jrecon.model.parametric import (
     ParametricModel,
     Params,
-    dense_weights,
     make_model,
     over_batch,
     pose,
@@ -78,7 +77,9 @@ def make_rig(model: ParametricModel, params: Params, *, corrective_targets: int)
         rest = rest + np.asarray(model.pose_basis) @ features.mean(0)
         if moving:
             basis, weights = _principal_targets(model, features, corrective_targets)
-    dense = np.asarray(dense_weights(model))
+    dense = np.zeros((len(rest), model.num_joints), np.float32)
+    rows = np.arange(len(rest))[:, None]
+    np.add.at(dense, (rows, np.asarray(model.weight_joints)), np.asarray(model.weights))
     skin, skin_joints = sparse_weights(dense, limit=INFLUENCES)
     kept = np.take_along_axis(dense, skin_joints, axis=1)
     lost = dense.sum(1) - np.where(skin > 0, kept, 0).sum(1)
@@ -180,9 +181,13 @@ def _distances(
 ) -> np.ndarray:
     if params.pose.ndim == 3:
         picked = np.unique(np.linspace(0, len(params.pose) - 1, _CHECKED_FRAMES).astype(int))
-        params, rig_params = jax.tree.map(lambda leaf: leaf[picked], (params, rig_params))
-    before, after = (posed_vertices(*one) for one in ((model, params), (reduced, rig_params)))
-    return np.linalg.norm(np.asarray(before - after), axis=-1).reshape(-1, len(model.vertices))
+        params, rig_params = jax.tree.map(
+            lambda leaf: np.asarray(leaf)[picked], (params, rig_params)
+        )
+    before, after = (
+        np.asarray(posed_vertices(*one)) for one in ((model, params), (reduced, rig_params))
+    )
+    return np.linalg.norm(before - after, axis=-1).reshape(-1, len(model.vertices))
 
 
 @jax.jit
