@@ -119,10 +119,6 @@ def is_outward(vertices: Any, faces: Any, topology: Topology) -> bool:
     links = coo_array((np.ones(len(inner)), (inner[:, 0], inner[:, 1])), (len(faces), len(faces)))
     count, piece = connected_components(links, directed=False)
     corners = np.asarray(vertices, np.float64)[faces]
-    # About a corner of the piece itself, which keeps the digits far from the origin.
-    first = np.zeros(count, np.int64)
-    first[piece[::-1]] = np.arange(len(faces))[::-1]
-    corners = corners - corners[first[piece], :1]
     volumes = np.bincount(piece, np.linalg.det(corners) / 6, minlength=count)
     open_faces = np.flatnonzero((np.asarray(topology.face_faces) < 0).any(axis=1))
     is_closed = np.bincount(piece[open_faces], minlength=count) == 0
@@ -302,7 +298,7 @@ def closest_on_surface(queries: Any, vertices: Any, faces: Any) -> ClosestPoints
         raise ValueError("faces: got none, need at least one to measure a distance to.")
     triangle = _UnitTriangles.of(vertices[faces])
     typical = max(float(np.median(triangle.radii)), np.finfo(np.float64).tiny)
-    octaves = np.ceil(np.log2(np.maximum(triangle.radii, typical) / typical)).astype(int)
+    octaves = np.rint(np.log2(np.maximum(triangle.radii, typical) / typical)).astype(int)
     result = ClosestPoints(
         np.full(len(queries), np.inf), np.zeros((len(queries), 3)), np.zeros(len(queries), int)
     )

@@ -29,9 +29,9 @@ def test_project_and_unproject_are_inverse(batch, rng):
     camera = make_camera(focal, 1.1 * focal, 300.0, 200.0, 640, 480)
     sideways, ahead = rng.normal(size=(*batch, 7, 2)), rng.uniform(0.5, 5, size=(*batch, 7, 1))
     points = jnp.asarray(np.concatenate([sideways, ahead], axis=-1), jnp.float32)
-    pixels = cameras.project(camera, points)
+    pixels = jax.jit(cameras.project)(camera, points)
     assert pixels.shape == (*batch, 7, 2)
-    back = cameras.unproject(camera, pixels, points[..., 2])
+    back = jax.jit(cameras.unproject)(camera, pixels, points[..., 2])
     np.testing.assert_allclose(back, points, atol=1e-5)
 
 

@@ -13,6 +13,9 @@ from jrecon.geometry import mesh
 from jrecon.geometry.mesh import closest_on_surface, make_topology
 from tests.derivatives import check_derivatives
 
+FACING = jax.jit(mesh.facing)
+POSITIONS = jax.jit(mesh.surface_positions)
+
 
 @pytest.fixture(scope="module")
 def sphere():
@@ -140,7 +143,7 @@ def test_vertex_normals_are_area_weighted_and_batched(sphere):
         total[face] += np.cross(b - a, c - a)
     want = total / np.linalg.norm(total, axis=1, keepdims=True)
     batch = jnp.stack([vertices, 2 * vertices])[None]
-    got = mesh.vertex_normals(batch, faces, table)
+    got = jax.jit(mesh.vertex_normals)(batch, faces, table)
     assert got.shape == (1, 2, *vertices.shape)
     for one in got[0]:
         np.testing.assert_allclose(one, want, atol=1e-5)
@@ -149,7 +152,7 @@ def test_vertex_normals_are_area_weighted_and_batched(sphere):
 def test_facing_is_positive_towards_the_eye(sphere):
     vertices, faces = sphere
     eye = jnp.array([0.3, 5.0, -9.0])
-    cosine = np.asarray(mesh.facing(vertices, faces, eye))
+    cosine = np.asarray(FACING(vertices, faces, eye))
     middles = vertices[faces].mean(1)
     assert (cosine[middles[:, 2] < -2.4] > 0).all() and (cosine[middles[:, 2] > -1.8] < 0).all()
 
@@ -162,9 +165,6 @@ def test_facing_serves_batches_of_eyes_and_of_meshes(sphere):
     for i in range(2):
         np.testing.assert_allclose(both[i], FACING(meshes[i], faces, eyes[i]), atol=1e-5)
     assert FACING(vertices, faces, eyes).shape == FACING(meshes, faces, eyes[0]).shape == both.shape
-
-
-FACING = jax.jit(mesh.facing)
 
 
 @pytest.mark.parametrize("batch", [(), (2,), (1, 2)])
@@ -198,14 +198,14 @@ def test_samples_are_even_and_on_the_surface(open_strip, key):
     vertices, faces = open_strip
     vertices = vertices * np.array([1, 1, 1], np.float32)
     vertices[4] = [0, 3, 0]
-    points = mesh.sample_surface(key, vertices, faces, 4000)
+    points = jax.jit(mesh.sample_surface, static_argnums=3)(key, vertices, faces, 4000)
     share = np.bincount(points.face_id, minlength=3) / 4000
     np.testing.assert_allclose(share, [0.25, 0.25, 0.5], atol=0.03)
-    positions = np.asarray(mesh.surface_positions(points, vertices, faces))
+    positions = np.asarray(POSITIONS(points, vertices, faces))
     assert np.abs(positions[:, 2]).max() == 0
     inside = positions[np.asarray(points.face_id) == 0]
     np.testing.assert_allclose(inside.mean(0), vertices[faces[0]].mean(0), atol=0.02)
-    moved = mesh.surface_positions(points, jnp.stack([vertices, vertices + 1]), faces)
+    moved = POSITIONS(points, jnp.stack([vertices, vertices + 1]), faces)
     np.testing.assert_allclose(moved[1], positions + 1, atol=1e-6)
 
 
@@ -291,6 +291,18 @@ def test_closest_point_is_exact_with_faces_of_every_size(rng):
         repeated = np.broadcast_to(query, (len(faces), 3))
         points = trimesh.triangles.closest_point(corners * 100, repeated * 100) / 100
         assert distance == pytest.approx(np.linalg.norm(points - query, axis=1).min(), abs=1e-9)
+
+
+def test_a_near_edge_is_found_though_many_centroids_are_nearer():
+    """Ten small faces at 0.5 m; the corner of a larger one at 0.1 m, its centroid beyond them."""
+    small = np.array([[0.0, 0, 0], [1e-3, 0, 0], [0, 1e-3, 0]]) + [0, 0, 0.5]
+    large = np.array([[0.1, 0, 0], [1.2, 0.5, 0], [1.2, -0.5, 0]])
+    triangles = np.concatenate(
+        [np.tile(small, (10, 1)), large, *(large + 9.0 + i for i in range(10))]
+    )
+    faces = np.arange(len(triangles)).reshape(-1, 3)
+    got = closest_on_surface(np.zeros((1, 3)), triangles, faces)
+    assert got.face_id[0] == 10 and got.distance[0] == pytest.approx(0.1)
 
 
 def test_closest_point_refuses_nothing_and_nan(open_strip):
