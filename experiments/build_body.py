@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from body import anthropometry, assemble, makehuman, population, report, shape_space
+from body import anthropometry, assemble, compare, makehuman, population, report, shape_space
 from provenance import provenance
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,6 +36,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=ASSET)
     parser.add_argument("--report", type=Path, default=RESULTS)
+    parser.add_argument("--reference", type=Path, help="an earlier model to compare with, .npz")
     parser.add_argument("--draws", type=int, default=1500, help="adults per sex in the build set")
     arguments = parser.parse_args()
     arguments.scratch.mkdir(parents=True, exist_ok=True)
@@ -61,6 +62,10 @@ def main() -> None:
     clock.lap("assemble and write")
     figures |= report.model(source, shape, model, survey, bodies[held_out], rng)
     figures["file_bytes"] = arguments.out.stat().st_size
+    if arguments.reference:
+        figures["reference"] = compare.compare(
+            arguments.reference, source, shape, survey, bodies[held_out], rng
+        )
     clock.lap("measure the result")
     figures = dict(provenance("experiments/build_body.py"), seconds=clock.laps, **figures)
     arguments.report.parent.mkdir(parents=True, exist_ok=True)

@@ -75,7 +75,7 @@ _NOISE = np.array(
     ]
 )  # fmt: skip
 _FREE = np.array([name in DEFINITION_DIFFERS for name in MEASURES])
-_ROUNDS, _FREE_ROUNDS, _STEP = 9, 3, 0.7
+_FREE_ROUNDS, _STEP = 3, 0.7
 
 
 def match_moments(
@@ -85,6 +85,10 @@ def match_moments(
     survey: Survey,
     rng: np.random.Generator,
     count: int = 300,
+    *,
+    limits: np.ndarray | None = None,
+    offset: np.ndarray | None = None,
+    rounds: int = 9,
 ) -> Matched:
     """The Gaussian nearest to N(mean, cov) under which bodies measure as in the survey.
 
@@ -100,17 +104,24 @@ def match_moments(
       survey: the target.
       rng: source of the samples.
       count: bodies measured per round; must be well above d.
+      limits: (2, d) what is drawn outside them is left out.
+      offset: (m,) known offsets of definition; found after a few rounds if left out.
+      rounds: how often to correct.
     """
     normal = rng.normal(size=(count, len(mean)))
     normal = (normal - normal.mean(0)) @ np.linalg.inv(np.linalg.cholesky(np.cov(normal.T))).T
     centre, spread = mean.copy(), cov.copy()
-    offset, stretch = np.zeros(len(MEASURES)), np.ones(len(MEASURES))
-    for number in range(_ROUNDS):
+    stretch = np.ones(len(MEASURES))
+    settling = _FREE_ROUNDS if offset is None else 0
+    offset = np.zeros(len(MEASURES)) if offset is None else offset
+    for number in range(rounds):
         x = centre + normal @ np.linalg.cholesky(spread + 1e-10 * np.eye(len(mean))).T
+        if limits is not None:
+            x = x[((x >= limits[0]) & (x <= limits[1])).all(1)]
         y = measured(x)
-        if number == _FREE_ROUNDS:
+        if settling and number == settling:
             offset = np.where(_FREE, survey.mean - y.mean(0), 0.0)
-        noise = _NOISE * np.where(_FREE & (number < _FREE_ROUNDS), 8.0, 1.0) * survey.sd
+        noise = _NOISE * np.where(_FREE & (number < settling), 8.0, 1.0) * survey.sd
         slope = np.linalg.lstsq(x - x.mean(0), y - y.mean(0), rcond=None)[0].T
         gain = np.linalg.solve(slope @ cov @ slope.T + np.diag(noise**2), slope @ cov).T
         centre = centre + _STEP * gain @ (survey.mean - offset - y.mean(0))

@@ -7,7 +7,17 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-from body import anthropometry, decimate, measure, poses, shape_space, skeleton, surface
+from body import (
+    anthropometry,
+    bends,
+    correctives,
+    decimate,
+    measure,
+    poses,
+    shape_space,
+    skeleton,
+    surface,
+)
 from body.anthropometry import SEXES, Matched, Survey
 from body.population import Source, draw, measured
 from body.shape_space import Components
@@ -21,6 +31,9 @@ NAMED = ("stature", "mass", "feminine", "waist", "legs")
 PRIORS = (*SEXES, "pooled")
 LEVELS = {"12k": None, "10k": 10000, "7k": 7000, "3.5k": 3500, "2k": 2000}
 SHAPE_LIMIT = 3.0
+# Tighter bounds: the survey's mass and waist are skewed to the right, a Gaussian's lean tail holds
+# people who do not exist.
+TIGHTER_LIMITS = dict(mass=(-2.0, 3.0), feminine=(-2.5, 2.5), waist=(-1.5, 3.0))
 WEIGHTS_PER_VERTEX = 6
 
 # Steps of fixed-point storage, in metres but for the weights (a power of two: rows sum exactly).
@@ -54,7 +67,7 @@ class Shape:
     components: Components
     names: tuple[str, ...]
     prior_mean: np.ndarray
-    """(3, s) for `PRIORS`; the pooled one is standard normal."""
+    """(3, s) for `PRIORS`; the pooled one is close to standard normal."""
     prior_cov: np.ndarray
     limits: np.ndarray
     """(2, s)"""
@@ -82,7 +95,7 @@ def calibrated_space(
     matched = {}
     for sex in SEXES:
         own = coefficients[sexes == sex]
-        start = own.mean(0), 1.2 * np.cov(own.T)
+        start = own.mean(0), np.cov(own.T)
         matched[sex] = anthropometry.match_moments(body_measures, *start, survey[sex], rng, 400)
     mean = np.stack([matched[sex].mean for sex in SEXES])
     cov = np.stack([matched[sex].cov for sex in SEXES])
@@ -95,17 +108,43 @@ def calibrated_space(
     turned = shape_space.readable(white, _gradients(source, tape, white, gap, rng))
     # Coefficients in the turned basis: solve turned.basis^T c = white.basis^T w.
     turn = turned.coefficients(turned.mean + white.basis).T @ inverse
-    prior_mean = np.concatenate([(mean - pooled_mean) @ turn.T, np.zeros((1, SIZE))])
-    prior_cov = np.concatenate([turn @ cov @ turn.T, np.eye(SIZE)[None]])
-    names = (*NAMED, *(f"shape_{i:02d}" for i in range(len(NAMED), SIZE)))
+    start = (mean - pooled_mean) @ turn.T, turn @ cov @ turn.T
+    mean, cov = _within_limits(source, turned, start, survey, matched, rng)
+    gap = mean[0] - mean[1]
+    pooled = mean.mean(0), cov.mean(0) + np.outer(gap, gap) / 4
     return Shape(
-        turned, names, prior_mean, prior_cov, _shape_limits(),
+        turned,
+        (*NAMED, *(f"shape_{i:02d}" for i in range(len(NAMED), SIZE))),
+        np.concatenate([mean, pooled[0][None]]),
+        np.concatenate([cov, pooled[1][None]]),
+        _shape_limits(),
         {sex: matched[sex].offset for sex in SEXES},
-    )  # fmt: skip
+    )
+
+
+def _within_limits(source, space: Components, start, survey, matched, rng):
+    """The prior of each sex again, such that its draws within the shape limits match the survey."""
+    tape = source.tape()
+
+    def body_measures(coefficients: np.ndarray) -> np.ndarray:
+        points = space.points(coefficients).reshape(len(coefficients), -1, 3)
+        return measured(source, tape, points)
+
+    again = []
+    for sex, mean, cov in zip(SEXES, *start, strict=True):
+        again.append(
+            anthropometry.match_moments(
+                body_measures, mean, cov, survey[sex], rng, 500,
+                limits=_shape_limits(), offset=matched[sex].offset, rounds=6,
+            )
+        )  # fmt: skip
+    return np.stack([m.mean for m in again]), np.stack([m.cov for m in again])
 
 
 def _shape_limits() -> np.ndarray:
     limits = np.stack([np.full(SIZE, -SHAPE_LIMIT), np.full(SIZE, SHAPE_LIMIT)])
+    for name, bounds in TIGHTER_LIMITS.items():
+        limits[:, NAMED.index(name)] = bounds
     return limits
 
 
@@ -147,27 +186,17 @@ def levels_of_detail(source: Source, shape: Shape) -> dict[str, np.ndarray]:
     rest, joints = source.split(points)
     surfaces = list(rest)
     for pose in _POSES:
-        axis_angle = pose_vector(pose)
+        axis_angle = bends.pose_vector(pose)
         for body in (0, 3, 6):
             surfaces.append(skeleton.posed(rest[body], joints[body], source.weights, axis_angle))
-    number = {int(base): index for index, base in enumerate(source.surface.base_index)}
-    nipples = [number[i] for i in surface.NIPPLES if i in number]
     full = source.surface.faces
     reduced = decimate.decimate(
         np.stack(surfaces), full, source.surface.mirror, _importance(source), 
-        [count for count in LEVELS.values() if count], nipples,
+        [count for count in LEVELS.values() if count],
     )  # fmt: skip
     for faces in reduced:
         surface.check_closed(faces)
     return dict(zip(LEVELS, [full, *reduced], strict=True))
-
-
-def pose_vector(degrees: dict[str, tuple]) -> np.ndarray:
-    """A pose (52, 3) in radians from axis-angle components in degrees by joint."""
-    pose = np.zeros((len(skeleton.NAMES), 3))
-    for name, value in degrees.items():
-        pose[INDEX[name]] = np.radians(value)
-    return pose
 
 
 def _importance(source: Source) -> np.ndarray:
@@ -201,6 +230,8 @@ class Built:
     """(v,) the vertex on the other side."""
     order: np.ndarray
     """(v,) the surface vertex that each model vertex is."""
+    corrective_fit: dict
+    """How near the pose correctives come to their targets."""
 
 
 def model(source: Source, shape: Shape, levels: dict[str, np.ndarray]) -> Built:
@@ -213,7 +244,12 @@ def model(source: Source, shape: Shape, levels: dict[str, np.ndarray]) -> Built:
     mirror = rank[source.surface.mirror[order]]
     weights, weight_joints = _sparse_weights(source.weights[order], mirror)
     named = poses.named_poses(joints)
+    dense = np.zeros((source.count, len(skeleton.NAMES)))
+    np.add.at(dense, (np.arange(source.count)[:, None], weight_joints), weights)
     faces = {name: rank[level] for name, level in levels.items()}
+    pose_basis, fit = correctives.pose_basis(
+        vertices[order], faces["12k"], joints, dense, mirror, named["t_pose"]
+    )
     built = parametric.make_model(
         vertices[order],
         faces["12k"],
@@ -223,6 +259,9 @@ def model(source: Source, shape: Shape, levels: dict[str, np.ndarray]) -> Built:
         parents=skeleton.PARENTS,
         weights=weights,
         weight_joints=weight_joints,
+        pose_basis=pose_basis,
+        corrective="rotation",
+        corrective_joints=[INDEX[name] for name in correctives.JOINTS],
         joint_names=skeleton.NAMES,
         shape_names=shape.names,
         pose_limits=poses.pose_limits(joints, named["t_pose"]),
@@ -237,7 +276,7 @@ def model(source: Source, shape: Shape, levels: dict[str, np.ndarray]) -> Built:
         license=LICENSE,
         provenance=PROVENANCE,
     )
-    return Built(built, mirror, order)
+    return Built(built, mirror, order, fit)
 
 
 def _symmetric_basis(source: Source, basis: np.ndarray) -> np.ndarray:
@@ -246,8 +285,9 @@ def _symmetric_basis(source: Source, basis: np.ndarray) -> np.ndarray:
 
 def _sparse_weights(dense: np.ndarray, mirror: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The largest weights of each vertex, rounded so that rows sum to one exactly, symmetric."""
-    kept = np.sort(dense, 1)[:, -WEIGHTS_PER_VERTEX][:, None]
-    dense = np.where(dense >= np.maximum(kept, 1e-4), dense, 0.0)
+    # What is as large as the first weight to go, goes too: a tie would break the symmetry.
+    cut = np.sort(dense, 1)[:, -WEIGHTS_PER_VERTEX - 1][:, None]
+    dense = np.where(dense > np.maximum(cut * (1 + 1e-9), 1e-4), dense, 0.0)
     dense /= dense.sum(1, keepdims=True)
     units = 1 / STEPS["weights"]
     whole = np.rint(dense * units)

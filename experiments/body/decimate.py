@@ -16,7 +16,6 @@ import numpy as np
 _SHAPE_WEIGHT = 1e-6  # prefers well-shaped triangles where the surface error is alike
 _MIN_QUALITY = 0.12  # of a triangle, 1 for equilateral
 _MIN_COSINE = 0.35  # between a face's normals before and after a collapse
-_PREFERRED = 1e-3  # factor on the cost of vertices that should go first
 
 
 def decimate(
@@ -25,7 +24,6 @@ def decimate(
     mirror: np.ndarray,
     importance: np.ndarray,
     counts: Sequence[int],
-    first: Sequence[int] = (),
 ) -> list[np.ndarray]:
     """Triangles (in the same vertex numbering) of each of the falling vertex `counts`.
 
@@ -35,9 +33,8 @@ def decimate(
       mirror: (v,) the vertex on the other side.
       importance: (v,) factor on the error of each vertex.
       counts: target vertex counts, falling.
-      first: vertices to remove early.
     """
-    mesh = _Mesh(bodies, faces, mirror, importance, set(first))
+    mesh = _Mesh(bodies, faces, mirror, importance)
     levels = []
     for count in counts:
         mesh.reduce(count)
@@ -63,11 +60,11 @@ def _quadrics(bodies: np.ndarray, faces: np.ndarray) -> np.ndarray:
 class _Mesh:
     """The mesh being reduced. Collapse (u, v) removes u; its faces are handed to v."""
 
-    def __init__(self, bodies, faces, mirror, importance, first):
+    def __init__(self, bodies, faces, mirror, importance):
         self.rest, self.shapes = bodies[0], bodies[[0, -1]]
         self.homogeneous = np.concatenate([bodies, np.ones((*bodies.shape[:2], 1))], 2)
         self.quadrics = _quadrics(bodies, faces) * importance[None, :, None, None]
-        self.mirror, self.importance, self.first = mirror.tolist(), importance, first
+        self.mirror, self.importance = mirror.tolist(), importance
         self.faces = {index: tuple(face) for index, face in enumerate(faces.tolist())}
         self.around: dict[int, set[int]] = {}
         for index, face in self.faces.items():
@@ -126,8 +123,6 @@ class _Mesh:
         step = self.rest[u] - self.rest[v]
         length = float(step @ step)
         cost += _SHAPE_WEIGHT * self.importance[u] * length * shape + 1e-12 * length
-        if u in self.first:
-            cost *= _PREFERRED
         heapq.heappush(self.heap, (cost, u, v, self.version[u], self.version[v]))
 
     def _shape_penalty(self, u: int, v: int) -> float | None:

@@ -15,7 +15,7 @@ import gzip
 import itertools
 import json
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib import util
 from pathlib import Path
 
@@ -186,7 +186,8 @@ def read_targets(folder: Path, count: int, points: Callable[[np.ndarray], np.nda
     local, names = [], []
     for name, sides in _local_files(folder / "targets").items():
         signs = [
-            sum(_read_target(path, count) for path in side) for side in zip(*sides, strict=True)
+            np.sum([_read_target(path, count) for path in side], axis=0)
+            for side in zip(*sides, strict=True)
         ]
         local.append([points(displacement).astype(np.float32) for displacement in signs])
         names.append(name)
@@ -273,7 +274,7 @@ def strengths(targets: Targets, phenotypes: dict[str, np.ndarray]) -> np.ndarray
 
 
 def displacements(
-    targets: Targets, phenotypes: dict[str, np.ndarray], local: np.ndarray, columns: Sequence[int]
+    targets: Targets, phenotypes: dict[str, np.ndarray], local: np.ndarray, columns: np.ndarray
 ) -> np.ndarray:
     """Displacements (b, p, 3) from the base mesh of bodies with these phenotypes and changes.
 

@@ -10,6 +10,7 @@ Input frame: y up, z front, metres; lengths are returned in millimetres, mass in
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 from body import skeleton
@@ -85,7 +86,8 @@ class Tape:
     neck: np.ndarray
     head: np.ndarray
     """Edges (e, 2) of each region."""
-    landmark: dict[str, int | list[int]]
+    landmark: dict[str, int]
+    nipples: tuple[int, int]
 
 
 def make_tape(vertices, joints, weights, faces, base_index) -> Tape:
@@ -116,13 +118,12 @@ def make_tape(vertices, joints, weights, faces, base_index) -> Tape:
     third = np.flatnonzero(weights[:, INDEX["left_middle3"]] > 0.5)
     reach = np.linalg.norm(vertices[third] - joints[INDEX["left_wrist"]], axis=1)
     number = {int(base): index for index, base in enumerate(base_index)}
-    landmark: dict[str, int | list[int]] = dict(
+    landmark = dict(
         acromion=int(np.argmax(np.where(near < 0.02, vertices[:, 1], -np.inf))),
         fingertip=int(third[np.argmax(reach)]),
         navel=number[NAVEL],
         crotch=number[CROTCH],
         cervicale=number[CERVICALE],
-        nipples=[number[i] for i in NIPPLES],
     )
     return Tape(
         faces=faces,
@@ -132,6 +133,7 @@ def make_tape(vertices, joints, weights, faces, base_index) -> Tape:
         neck=within((neck > 0.02) & (head < 0.9)),
         head=within(head > 0.5),
         landmark=landmark,
+        nipples=(number[NIPPLES[0]], number[NIPPLES[1]]),
     )
 
 
@@ -150,14 +152,14 @@ def _cut(v: np.ndarray, edges: np.ndarray, height: float) -> np.ndarray:
     return _section(v, edges, np.array([0, height, 0]), _LEVEL)
 
 
-def _trunk(tape: Tape, v: np.ndarray, floor: float, stature: float) -> dict[str, float]:
+def _trunk(tape: Tape, v: np.ndarray, floor: float, stature: float) -> dict[str, Any]:
     mark, scale = tape.landmark, stature / 1.7
-    chest_height = v[mark["nipples"], 1].mean()
-    crotch, navel = v[mark["crotch"], 1], v[mark["navel"], 1]
+    chest_height = float(v[list(tape.nipples), 1].mean())
+    crotch, navel = float(v[mark["crotch"], 1]), float(v[mark["navel"], 1])
     chest, waist = _cut(v, tape.torso, chest_height), _cut(v, tape.torso, navel)
     hips = [
         _cut(v, tape.torso, height)
-        for height in np.linspace(crotch + 0.02, crotch + 0.2 * scale, 8)
+        for height in np.linspace(crotch + 0.02, crotch + 0.2 * scale, 8).tolist()
     ]
     return dict(
         chestheight=chest_height - floor,
@@ -175,7 +177,7 @@ def _trunk(tape: Tape, v: np.ndarray, floor: float, stature: float) -> dict[str,
     )
 
 
-def _limbs(tape: Tape, v: np.ndarray, j: dict, floor: float, stature: float) -> dict[str, float]:
+def _limbs(tape: Tape, v: np.ndarray, j: dict, floor: float, stature: float) -> dict[str, Any]:
     knee, ankle = j["left_knee"][1], j["left_ankle"][1]
 
     def shank(shares) -> list[float]:
@@ -203,7 +205,7 @@ def _limbs(tape: Tape, v: np.ndarray, j: dict, floor: float, stature: float) -> 
     )
 
 
-def _head_and_neck(tape: Tape, v: np.ndarray, j: dict, floor: float, top: float):
+def _head_and_neck(tape: Tape, v: np.ndarray, j: dict, floor: float, top: float) -> dict[str, Any]:
     axis = j["head"] - j["neck"]
     across = _across(axis)
     necks = []
@@ -211,7 +213,7 @@ def _head_and_neck(tape: Tape, v: np.ndarray, j: dict, floor: float, top: float)
         points = _section(v, tape.neck, j["neck"] + share * axis, across)
         necks.append(girth(points[np.linalg.norm(points, axis=1) < 0.14]))
     scale = (top - j["head"][1]) / 0.22
-    skulls = [_cut(v, tape.head, top - t * scale) for t in np.linspace(0.07, 0.11, 4)]
+    skulls = [_cut(v, tape.head, top - t * scale) for t in np.linspace(0.07, 0.11, 4).tolist()]
     return dict(
         neckcircumference=min(necks),
         cervicaleheight=v[tape.landmark["cervicale"], 1] - floor,

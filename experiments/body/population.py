@@ -111,7 +111,8 @@ def bodies(
     """
     names = source.targets.local_names
     macro, local = parameters[:, : len(PHENOTYPES)], parameters[:, len(PHENOTYPES) :]
-    values = dict(zip(PHENOTYPES, np.clip(macro, 0, 1).T, strict=True))
+    values: dict[str, np.ndarray] = {}
+    values |= zip(PHENOTYPES, np.clip(macro, 0, 1).T, strict=True)
     values["weight"] = np.clip(macro[:, PHENOTYPES.index("weight")], *WEIGHT_RANGE)
     values["gender"] = context[:, 1] if sex == "male" else 1 - context[:, 1]
     values |= dict(age=context[:, 0], firmness=context[:, 2])
@@ -165,11 +166,9 @@ def draw(source: Source, sex: str, fitted: Matched, rng, count: int) -> np.ndarr
     Extremes are left to the linear model: MakeHuman's own shapes break down beyond its range.
     """
     x = rng.multivariate_normal(fitted.mean, fitted.cov, count, method="cholesky")
-    n = len(PHENOTYPES)
     low = [0.1, -0.05, 0.05, 0.05, 0.05, *[-0.6] * len(LOCALS)]
     high = [0.6, 1.2, 0.95, 0.95, 0.95, *[0.6] * len(LOCALS)]
     x = np.clip(x, low, high)
-    assert x.shape[1] == n + len(LOCALS)
     context = draw_context(rng, count, (makehuman.AGE_RANGE[0], 0.97))
     return bodies(source, sex, x, context, extra=_random_changes(source, rng, count))
 
@@ -180,6 +179,5 @@ def _random_changes(source: Source, rng, count: int) -> np.ndarray:
         if name in LOCALS or any(word in name for word in _NOT_RANDOM):
             continue
         sd = _EXTRA_BODY_SD if name.split(":")[0] in _BODY_PARTS else _EXTRA_FACE_SD
-        limit = _EXTRA_LIMIT
-        strength[:, column] = np.clip(rng.normal(0, sd, count), -limit, limit)
+        strength[:, column] = np.clip(rng.normal(0, sd, count), -_EXTRA_LIMIT, _EXTRA_LIMIT)
     return strength

@@ -52,26 +52,27 @@ def towards(joints: np.ndarray, directions: dict[str, tuple]) -> np.ndarray:
     return Rotation.from_matrix(np.array(local)).as_rotvec()
 
 
-# Ranges of motion in degrees about three axes, for SMPL's T-pose: (axes, X, Y, Z), where the
-# rotation is Rx(X) Ry(Y) Rz(Z) in the axes listed. The figures are those of `mmhuman3d`
-# (core/conventions/joints_mapping/standard_joint_angles.py), with the locked axes freed by a few
-# degrees, the necks and the elbows by more, and the supination of the wrist reduced.
-# Only the left side is listed; a range of the right side is the mirror image.
+# Ranges of motion in degrees about three axes, for a T-pose with straight arms and legs: (axes, X,
+# Y, Z), where the rotation is Rx(X) Ry(Y) Rz(Z) about the axes listed. The figures follow those of
+# `mmhuman3d` (core/conventions/joints_mapping/standard_joint_angles.py, Apache-2.0) and of
+# BodyPressure (generate_pose_slp_prox.py, MIT); every sign was checked on the rendered model. Axes
+# that they lock are freed by a few degrees, neck, spine and elbow by more, and the twist of the
+# wrist is shared with the elbow. Left side; the right side is the mirror image.
 _RANGES = dict(
-    hip=("x z -y", (-45, 155), (-88, 17), (-60, 60)),
-    knee=("x z -y", (-3, 150), (-6, 6), (-15, 15)),
-    ankle=("x y z", (-35, 63), (-26, 26), (-40, 25)),
+    hip=("x z -y", (-130, 35), (-20, 60), (-50, 50)),  # flexion -, abduction +, turning out +
+    knee=("x z -y", (-3, 150), (-6, 6), (-15, 15)),  # flexion +
+    ankle=("x y z", (-35, 63), (-26, 26), (-40, 25)),  # toes up -, down +
     foot=("x y z", (-60, 45), (-3, 3), (-10, 10)),
-    spine1=("x -z y", (-25, 35), (-25, 25), (-30, 30)),
+    spine1=("x -z y", (-25, 35), (-25, 25), (-30, 30)),  # forward +
     spine2=("x -z y", (-25, 35), (-20, 20), (-25, 25)),
     spine3=("x -z y", (-25, 35), (-20, 20), (-25, 25)),
     neck=("x -z y", (-37, 40), (-30, 30), (-45, 45)),
     head=("x -z y", (-37, 40), (-30, 30), (-45, 45)),
-    collar=("-z y x", (-35, 20), (-30, 20), (-15, 15)),
-    shoulder=("-z y x", (-90, 100), (-97, 60), (-90, 90)),
-    elbow=("-z y x", (-8, 8), (-150, 3), (-80, 20)),
-    wrist=("-z y x", (-80, 80), (-40, 40), (-90, 60)),
-)  # fmt: skip
+    collar=("-z y x", (-35, 20), (-30, 20), (-15, 15)),  # up -, forward -
+    shoulder=("-z y x", (-90, 85), (-97, 50), (-90, 90)),  # up -, forward -
+    elbow=("-z y x", (-8, 8), (-150, 3), (-80, 30)),  # flexion -, supination -
+    wrist=("-z y x", (-80, 80), (-35, 35), (-90, 60)),  # back -, palm +
+)
 _SAMPLES = 4000
 # An axis-angle box around every corner of an Euler range would be far too wide.
 _KEPT = (1.0, 99.0)
@@ -83,19 +84,20 @@ def pose_limits(joints: np.ndarray, t_pose: np.ndarray) -> np.ndarray:
 
     The published ranges are for a T-pose. A rotation R there is G_p^T R G_j here, where G are the
     global rotations that take this rest pose to the T-pose. The bounds hold the central 98 % of
-    rotations drawn uniformly from the range, and the named poses.
+    rotations drawn from the range, its extremes about one axis, and the named poses.
     """
     rng = np.random.default_rng(0)
-    frames = _global(t_pose)
     limits = np.zeros((2, len(NAMES), 3))
     limits[0, 0], limits[1, 0] = -_ROOT_LIMIT, _ROOT_LIMIT
     for index, name in enumerate(NAMES):
         side, _, part = name.rpartition("_")
         if part in _RANGES and side != "right":
-            rotations = _sample(_RANGES[part], rng)
-            parent = frames[PARENTS[index]]
-            vectors = Rotation.from_matrix(parent.T @ rotations @ frames[index]).as_rotvec()
-            limits[:, index] = np.percentile(vectors, _KEPT, axis=0)
+            rotations = sampled_rotations(part, index, t_pose, rng, _SAMPLES)
+            vectors = Rotation.from_matrix(rotations).as_rotvec()
+            extremes = _transferred(_extremes(_RANGES[part]), index, t_pose)
+            corners = Rotation.from_matrix(extremes).as_rotvec()
+            low, high = np.percentile(vectors, _KEPT, axis=0)
+            limits[:, index] = np.minimum(low, corners.min(0)), np.maximum(high, corners.max(0))
         elif part[:-1] in FINGERS and side == "left":
             limits[:, index] = _finger_limits(joints, side, part)
     for index, name in enumerate(NAMES):
@@ -108,6 +110,23 @@ def pose_limits(joints: np.ndarray, t_pose: np.ndarray) -> np.ndarray:
     return limits
 
 
+def sampled_rotations(part: str, joint: int, t_pose: np.ndarray, rng, count: int) -> np.ndarray:
+    """(count, 3, 3) local rotations from the range of a `part` of the left side: half of them about
+    all three axes, half about one alone."""
+    _, *ranges = _RANGES[part]
+    low, high = np.radians(ranges).T
+    angles = rng.uniform(low, high, (count, 3))
+    alone = np.eye(3)[rng.integers(0, 3, count // 2)]
+    angles[: count // 2] *= alone
+    return _transferred(_rotations(_RANGES[part], rng.permutation(angles)), joint, t_pose)
+
+
+def _transferred(rotations: np.ndarray, joint: int, t_pose: np.ndarray) -> np.ndarray:
+    """Local rotations of a T-pose rest as those of this rest pose."""
+    frames = _global(t_pose)
+    return frames[max(PARENTS[joint], 0)].T @ rotations @ frames[joint]
+
+
 def _global(pose: np.ndarray) -> np.ndarray:
     frames = rotation_matrices(pose)
     for index, parent in enumerate(PARENTS):
@@ -116,14 +135,18 @@ def _global(pose: np.ndarray) -> np.ndarray:
     return frames
 
 
-def _sample(entry, rng) -> np.ndarray:
-    axes, *ranges = entry
+def _rotations(entry, angles: np.ndarray) -> np.ndarray:
     units = dict(x=(1, 0, 0), y=(0, 1, 0), z=(0, 0, 1))
-    basis = [(-1 if a[0] == "-" else 1) * np.array(units[a[-1]]) for a in axes.split()]
-    low, high = np.radians(ranges).T
-    angles = rng.uniform(low, high, (_SAMPLES, 3))
+    basis = [(-1 if a[0] == "-" else 1) * np.array(units[a[-1]]) for a in entry[0].split()]
     x, y, z = (rotation_matrices(angles[:, i : i + 1] * basis[i]) for i in range(3))
     return x @ y @ z
+
+
+def _extremes(entry) -> np.ndarray:
+    """The rotations at both ends of each axis alone."""
+    _, *ranges = entry
+    angles = np.concatenate([np.diag(ends) for ends in np.radians(ranges).T])
+    return _rotations(entry, angles)
 
 
 # Finger joints: flexion, spread and twist in degrees about the hand's own axes.

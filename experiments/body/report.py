@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-import trimesh.triangles
-from body import assemble, measure, shape_space as spaces, skeleton
+from body import assemble, bends, measure, shape_space as spaces, skeleton
 from body.anthropometry import SEXES, Survey
 from body.assemble import Built, Shape
 from body.population import Source, measured
 from body.shape_space import Components
-from scipy.spatial import cKDTree
+
+from jrecon.geometry.mesh import closest_on_surface
 
 _COUNTS = (1, 2, 3, 5, 10, 16, 20, 32, 48, 64, 80)
 _SHOWN = (
@@ -43,6 +43,9 @@ def model(
         readable=readable(source, shape, rng),
         held_out_vertex_error_of_file_mm=_file_error(built, source, bodies),
         levels=levels(built),
+        correctives=dict(
+            fit=built.corrective_fit, volume_change_percent=bends.volume_changes(built.model)
+        ),
     )
 
 
@@ -50,10 +53,7 @@ def prior(source: Source, shape: Shape, survey: dict[str, Survey], rng) -> dict:
     """Measures of bodies drawn from the prior of each sex beside those of the survey."""
     tape, result = source.tape(), {}
     for index, sex in enumerate(SEXES):
-        drawn = rng.multivariate_normal(
-            shape.prior_mean[index], shape.prior_cov[index], _SAMPLES, method="cholesky"
-        )
-        drawn = np.clip(drawn, *shape.limits)
+        drawn = truncated_draws(shape, index, rng, _SAMPLES)
         points = shape.components.points(drawn).reshape(_SAMPLES, -1, 3)
         values = measured(source, tape, points)
         pairs = np.triu_indices(len(measure.MEASURES), 1)
@@ -79,6 +79,18 @@ def prior(source: Source, shape: Shape, survey: dict[str, Survey], rng) -> dict:
             entry = result[sex][name]
             print(f"  {sex} {name}: model {entry['model']}, survey {entry['survey']}")
     return result
+
+
+def truncated_draws(shape: Shape, group: int, rng, count: int) -> np.ndarray:
+    """Coefficients (count, s) from the prior of a group, drawn again where outside the limits."""
+    kept = np.zeros((0, assemble.SIZE))
+    while len(kept) < count:
+        drawn = rng.multivariate_normal(
+            shape.prior_mean[group], shape.prior_cov[group], count, method="cholesky"
+        )
+        inside = ((drawn >= shape.limits[0]) & (drawn <= shape.limits[1])).all(1)
+        kept = np.concatenate([kept, drawn[inside]])
+    return kept[:count]
 
 
 def _moments(values: np.ndarray) -> list[float]:
@@ -127,31 +139,18 @@ def _file_error(built: Built, source: Source, bodies: np.ndarray) -> dict:
     )
 
 
-def distance_to_surface(
-    points: np.ndarray, vertices: np.ndarray, faces: np.ndarray, candidates: int = 24
-) -> np.ndarray:
-    """Distance (n,) from points to the nearest of the triangles with the nearest centres."""
-    triangles = vertices[faces]
-    near = cKDTree(triangles.mean(1)).query(points, k=candidates)[1]
-    result = np.full(len(points), np.inf)
-    for column in near.T:
-        closest = trimesh.triangles.closest_point(triangles[column], points)
-        result = np.minimum(result, np.linalg.norm(closest - points, axis=1))
-    return result
-
-
 def levels(built: Built) -> dict:
     """Distance in millimetres from the vertices of the full surface to each level, at rest."""
     vertices = np.asarray(built.model.vertices, np.float64)
     full = measure.volume(vertices, np.asarray(built.model.faces))
-    head = _dense(built)[:, skeleton.INDEX["head"]] > 0.5
+    head = bends.dense_weights(built.model)[:, skeleton.INDEX["head"]] > 0.5
     face = head & (vertices[:, 2] > np.percentile(vertices[head, 2], 60))
     result = {}
     for name, count in built.model.levels:
         faces = np.asarray(built.model.level_faces[name])
         entry = dict(vertices=count, faces=len(faces))
         if count < len(vertices):
-            distance = 1e3 * distance_to_surface(vertices, vertices[:count], faces)
+            distance = 1e3 * closest_on_surface(vertices, vertices[:count], faces).distance
             entry |= dict(
                 mean=round(float(distance.mean()), 3),
                 rms=round(float(np.sqrt((distance**2).mean())), 3),
@@ -162,12 +161,3 @@ def levels(built: Built) -> dict:
             )
         result[name] = entry
     return result
-
-
-def _dense(built: Built) -> np.ndarray:
-    weights = np.asarray(built.model.weights)
-    dense = np.zeros((len(weights), len(skeleton.NAMES)))
-    np.add.at(
-        dense, (np.arange(len(weights))[:, None], np.asarray(built.model.weight_joints)), weights
-    )
-    return dense

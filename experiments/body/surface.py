@@ -12,15 +12,16 @@ import dataclasses
 import numpy as np
 from body.makehuman import BaseMesh
 from scipy import sparse
+from scipy.interpolate import RBFInterpolator
 from scipy.sparse.csgraph import connected_components
-from scipy.sparse.linalg import spsolve
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 # Rings of quads around the islands of the eye sockets and the mouth that are cut away with them.
 EYE_RINGS, MOUTH_RINGS = 3, 2
 EYEBALL_FRONT = 9  # vertices of an eyeball whose mean becomes the tip of the closed eye
 # The two nipples: vertex ranges of the base mesh.
-NIPPLES = (*range(1762, 1794), *range(8434, 8466))
+NIPPLES = (*range(1762, 1826), *range(8434, 8498))
+NIPPLE_RINGS = 3  # rings of vertices around them that say how the surface goes on
 SIDE = 0.01  # metres from the middle beyond which something is on one side
 
 
@@ -51,7 +52,7 @@ def mannequin(base: BaseMesh) -> Surface:
     faces = compact[faces]
     matrix = rows.tocsr()[used]
     flat = compact[list(NIPPLES)]
-    matrix = _flattening(matrix @ base.vertices, faces, flat[flat >= 0]) @ matrix
+    matrix = _flattening(matrix @ base.vertices, faces, flat) @ matrix
     return Surface(faces, matrix.tocsr(), used, _mirror(matrix @ base.vertices))
 
 
@@ -146,37 +147,36 @@ def _minimal_area_fill(vertices: np.ndarray, loop: list[int]) -> np.ndarray:
 
 
 def _flattening(vertices: np.ndarray, faces: np.ndarray, flat: np.ndarray) -> sparse.csr_matrix:
-    """(v, v) identity, but for `flat` and one ring more: the smoothest surface through the rest.
+    """(v, v) identity, but for `flat` and a ring more: the smoothest surface through the rings
+    around them.
 
-    Solves the bi-Laplace equation with distance weights on the given vertices; linear, so that it
-    holds for every body shape alike.
+    A thin-plate spline over the tangent plane, one for each side; linear, so that it holds for
+    every body shape alike.
     """
     n = len(vertices)
-    edges = np.unique(np.sort(faces[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2), 1), axis=0)
-    stiffness = 1 / np.linalg.norm(vertices[edges[:, 0]] - vertices[edges[:, 1]], axis=1)
-    ends = np.concatenate([edges, edges[:, ::-1]])
-    link = sparse.csr_matrix((np.tile(stiffness, 2), (ends[:, 0], ends[:, 1])), (n, n))
-    laplace = sparse.identity(n) - sparse.diags(1 / np.asarray(link.sum(1)).ravel()) @ link
-    energy = (laplace.T @ laplace).tocsr()
-    free = np.zeros(n, bool)
-    free[flat] = True
-    free |= (link @ free) > 0
-    inner, outer = np.flatnonzero(free), np.flatnonzero(~free)
-    weights = -spsolve(energy[inner][:, inner].tocsc(), energy[inner][:, outer].tocsc())
-    result = sparse.identity(n, format="lil")
-    result[inner, inner] = 0.0
-    result = result.tocsr() + sparse.csr_matrix(
-        _placed(weights.tocoo(), inner, outer), (n, n), dtype=float
-    )
-    return result
-
-
-def _placed(block: sparse.coo_matrix, rows: np.ndarray, columns: np.ndarray):
-    return block.data, (rows[block.row], columns[block.col])
+    edges = faces[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2)
+    link = sparse.csr_matrix((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), (n, n))
+    result = sparse.lil_matrix(sparse.identity(n))
+    for side in (1, -1):
+        inner = flat[side * vertices[flat, 0] > 0]
+        grown = np.zeros(n, bool)
+        grown[inner] = True
+        grown |= (link @ grown) > 0
+        inner = np.flatnonzero(grown)
+        for _ in range(NIPPLE_RINGS):
+            grown |= (link @ grown) > 0
+        rim = np.setdiff1d(np.flatnonzero(grown), inner)
+        middle = vertices[rim].mean(0)
+        plane = np.linalg.svd(vertices[rim] - middle)[2][:2].T
+        spline = RBFInterpolator((vertices[rim] - middle) @ plane, np.eye(len(rim)))
+        result[inner, inner] = 0.0
+        result[np.ix_(inner, rim)] = spline((vertices[inner] - middle) @ plane)
+    return sparse.csr_matrix(result)
 
 
 def _mirror(vertices: np.ndarray) -> np.ndarray:
-    distance, index = cKDTree(vertices).query(vertices * [-1, 1, 1])
+    nearest = KDTree(vertices).query(vertices * [-1, 1, 1])
+    distance, index = np.asarray(nearest[0]), np.asarray(nearest[1])
     if distance.max() > 1e-4 or (index[index] != np.arange(len(index))).any():
         raise ValueError(f"the surface is not mirror symmetric ({distance.max():.2g} m off).")
     return index
