@@ -42,7 +42,7 @@ wheel: $(STAMP)  ## Build the wheel and use it from outside the sources.
 	rm -rf build
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/dist .
 	$(BIN)/python -m pip install --quiet --no-deps --target build/installed build/dist/*.whl
-	cd build && PYTHONPATH=installed ../$(BIN)/python -m jrecon doctor
+	cd build && PYTHONPATH=installed $(abspath $(BIN))/python -m jrecon doctor
 
 check: lint types test  ## Everything that has to pass before a change lands.
 

@@ -8,6 +8,7 @@ import sys
 import time
 from importlib import metadata
 from importlib.util import find_spec
+from pathlib import Path
 
 from jrecon import __version__
 from jrecon.cli.command import Command, Report
@@ -36,7 +37,7 @@ class Doctor(Command):
 
     def run(self) -> Report:
         return {
-            "jrecon": __version__,
+            "jrecon": f"{__version__} in {Path(__file__).parents[1]}",
             "python": f"{platform.python_version()} on {platform.platform()}",
             "packages": {name: _version(name) for name in _CORE},
             "extras": {name: _extra(name) for name in _EXTRAS},
