@@ -15,6 +15,8 @@ about one pass in all. Derivation, with the terms of `jrecon.model.parametric`:
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,7 +60,9 @@ def jacobian(
     batch = params.translation.shape[:-1]
     if not batch:
         return _jacobian_one(model, params)
-    flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[len(batch) :]), params)
+    flat = jax.tree.map(
+        lambda leaf: leaf.reshape(math.prod(batch), *leaf.shape[len(batch) :]), params
+    )
     # One Jacobian fits into a CPU's cache and a batch of them does not: one by one took half the
     # time of all at once (64 of them at 2,000 vertices). An accelerator wants them all at once.
     stacked = jax.lax.platform_dependent(

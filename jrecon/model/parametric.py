@@ -20,6 +20,7 @@ caller chooses, in jrecon the camera frame (see `jrecon.geometry.camera`).
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -292,9 +293,14 @@ def over_batch(function: Any, params: Params) -> Any:
     """`function` of one instance's parameters, mapped over every batch axis of `params`."""
     params = broadcast_params(params)
     batch = params.translation.shape[:-1]
-    for _ in batch:
-        function = jax.vmap(function)
-    return function(params)
+    if not batch:
+        return function(params)
+    # One axis, not one vmap per axis: XLA's CPU compiler (jaxlib 0.10.2) fails on the nested form.
+    flat = jax.tree.map(
+        lambda leaf: leaf.reshape(math.prod(batch), *leaf.shape[len(batch) :]), params
+    )
+    mapped = jax.vmap(function)(flat)
+    return jax.tree.map(lambda leaf: leaf.reshape(*batch, *leaf.shape[1:]), mapped)
 
 
 def pose(model: ParametricModel, params: Params) -> Posed:

@@ -57,21 +57,30 @@ def render(
         Batch axes broadcast against those of the camera.
       faces: triangles; both sides are visible.
       camera: intrinsics and image size.
-      budget: tiles for large faces (static); the default suits closed meshes.
+      budget: tiles for large faces (static). If left out, arrays with values get what they need;
+        under `jit` the default suits closed meshes, and `overflow` must be checked.
 
     Returns:
       A pure function of its arguments: under `jit`, `vmap` or `grad` it never raises on values.
 
     Raises:
       ValueError: wrong shapes; and, for arrays that are known (not traced): faces out of range,
-        vertices that are not finite, or a budget that did not suffice.
+        vertices that are not finite, or a given budget that did not suffice.
     """
     _check_shapes(vertices, faces)
     _check_values(vertices, faces)
-    view = _render(
-        jnp.asarray(vertices, jnp.float32), jnp.asarray(faces, jnp.int32), camera, budget
-    )
-    _check_overflow(view, len(faces), camera, budget)
+    arrays = jnp.asarray(vertices, jnp.float32), jnp.asarray(faces, jnp.int32)
+    view = _render(*arrays, camera, budget)
+    missing = 0 if isinstance(view.overflow, Tracer) else int(jnp.max(view.overflow, initial=0))
+    if missing and budget is not None:
+        raise ValueError(
+            f"render: large faces need {missing} tiles more than the budget of {budget}; pass "
+            f"budget={budget + missing}, or leave it out to have it found."
+        )
+    if missing:
+        needed = default_budget(len(faces), camera.width, camera.height) + missing
+        # A power of two, so that a mesh in motion does not compile for every frame.
+        view = _render(*arrays, camera, 1 << (needed - 1).bit_length())
     return view
 
 
@@ -164,15 +173,3 @@ def _check_values(vertices: Array, faces: Array) -> None:
                 f"vertices: {bad} are NaN or infinite; their faces would silently be missing. "
                 "Look for the NaN in the parameters that they were posed with."
             )
-
-
-def _check_overflow(view: View, num_faces: int, camera: Camera, budget: int | None) -> None:
-    if isinstance(view.overflow, Tracer):
-        return
-    missing = int(np.max(np.asarray(view.overflow), initial=0))
-    if missing:
-        had = default_budget(num_faces, camera.width, camera.height) if budget is None else budget
-        raise ValueError(
-            f"render: large faces need {missing} tiles more than the budget of {had}; pass "
-            f"budget={had + missing} or more."
-        )

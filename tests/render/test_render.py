@@ -234,6 +234,14 @@ def test_too_small_a_budget_is_loud_on_the_host_and_counted_inside_jit(camera):
     assert_equals_reference(vertices, faces, camera, budget=3 + missing)
 
 
+def test_the_host_finds_the_budget_that_a_soup_of_large_faces_needs(rng, camera):
+    vertices, faces = soup(rng, 90, size=4.0)
+    vertices = vertices.at[:, 2].set(2.5) + jnp.asarray(rng.normal(size=(270, 3)) * [0, 0, 0.3])
+    traced = jax.jit(lambda v: render(v, faces, camera).overflow)(vertices)
+    assert int(traced) > 0
+    assert_equals_reference(vertices, faces, camera)
+
+
 def test_runs_are_bitwise_equal_and_nothing_recompiles(camera):
     vertices, faces = sphere(2)
     traces = []
