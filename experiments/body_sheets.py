@@ -86,7 +86,11 @@ def box(center, half: float) -> np.ndarray:
     return np.asarray(center) + half * (np.indices((2, 2, 2)).reshape(3, -1).T * 2 - 1)
 
 
-PERSON = np.array([[-0.75, 0.0, -0.3], [0.75, 2.0, 0.3]])  # one scale for everybody
+def column(radius: float, height: float) -> np.ndarray:
+    """Points on an upright cylinder: frames everybody at one scale, seen from anywhere."""
+    angle = np.linspace(0, 2 * np.pi, 16, endpoint=False)
+    ring = np.stack([radius * np.sin(angle), np.zeros(16), radius * np.cos(angle)], 1)
+    return np.concatenate([ring, ring + [0, height, 0]])
 
 
 def components(model: ParametricModel, topology: mesh.Topology) -> None:
@@ -98,7 +102,9 @@ def components(model: ParametricModel, topology: mesh.Topology) -> None:
             vertices = body(model, shape)
             for azimuth in (0, 70):
                 images.append(
-                    draw(vertices, model.faces, view(PERSON, 150, 230, azimuth), topology)
+                    draw(
+                        vertices, model.faces, view(column(0.62, 1.9), 140, 210, azimuth), topology
+                    )
                 )
                 captions.append(f"{name} {value:+d}" if azimuth == 0 else "")
     save("components", pictures.sheet(images, columns=12, captions=captions))
@@ -117,7 +123,9 @@ def people(model: ParametricModel, topology: mesh.Topology) -> None:
                 continue
             vertices = body(model, shape, model.named_poses["stand"])
             azimuth = (-35, 0, 35)[len(images) % 3]
-            images.append(draw(vertices, model.faces, view(PERSON, 115, 270, azimuth), topology))
+            images.append(
+                draw(vertices, model.faces, view(column(0.3, 2.0), 112, 270, azimuth, 0), topology)
+            )
         save(f"people_{name}", pictures.sheet(images, columns=12))
 
 
