@@ -62,7 +62,7 @@ class Convert(Command):
 class Export(Command):
     """Write a posed instance of a model: rigged GLB, or the surface alone as PLY or OBJ.
 
-    Example: jrecon export body --out person.glb --shape height 1.5 --pose t_pose
+    Example: jrecon export body --out person.glb --shape stature 1.5 --pose stand
     """
 
     model: ModelSource
