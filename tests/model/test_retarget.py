@@ -11,10 +11,12 @@ from scipy.spatial.transform import Rotation
 from jrecon.model.parametric import Params, make_model, pose
 from jrecon.model.retarget import Motion, global_rotations, read_cmu, read_deepmimic, retarget
 
-NAMES = (
-    "pelvis left_hip left_knee left_ankle left_foot right_hip right_knee right_ankle right_foot "
-    "spine1 head left_shoulder left_elbow left_wrist right_shoulder right_elbow right_wrist"
-).split()
+NAMES: tuple[str, ...] = tuple(
+    (
+        "pelvis left_hip left_knee left_ankle left_foot right_hip right_knee right_ankle right_foot "
+        "spine1 head left_shoulder left_elbow left_wrist right_shoulder right_elbow right_wrist"
+    ).split()
+)
 PARENTS = (-1, 0, 1, 2, 3, 0, 5, 6, 7, 0, 9, 9, 11, 12, 9, 14, 15)
 LEFT = {
     "hip": [0.1, 0.0, 0.0], "knee": [0.12, -0.4, 0.04], "ankle": [0.14, -0.8, 0.0],
