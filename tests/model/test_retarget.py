@@ -11,11 +11,13 @@ from scipy.spatial.transform import Rotation
 from jrecon.model.parametric import Params, make_model, pose
 from jrecon.model.retarget import Motion, global_rotations, read_cmu, read_deepmimic, retarget
 
-NAMES: tuple[str, ...] = tuple(
-    (
-        "pelvis left_hip left_knee left_ankle left_foot right_hip right_knee right_ankle right_foot "
-        "spine1 head left_shoulder left_elbow left_wrist right_shoulder right_elbow right_wrist"
-    ).split()
+LEG, ARM = ("hip", "knee", "ankle", "foot"), ("shoulder", "elbow", "wrist")
+NAMES: tuple[str, ...] = (
+    "pelvis",
+    *(f"{side}_{part}" for side in ("left", "right") for part in LEG),
+    "spine1",
+    "head",
+    *(f"{side}_{part}" for side in ("left", "right") for part in ARM),
 )
 PARENTS = (-1, 0, 1, 2, 3, 0, 5, 6, 7, 0, 9, 9, 11, 12, 9, 14, 15)
 LEFT = {
