@@ -1,6 +1,6 @@
 """Motion-captured poses on the body model: a contact sheet, and how well bones keep directions.
 
-    python experiments/poses_sheet.py --motion DIR [--out docs/images/body_poses.png]
+    python experiments/poses_sheet.py --motion DIR [--out docs/images/motion.png]
 
 Poses are chosen for variety by farthest-point selection over all frames of all clips.
 """
@@ -83,7 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--motion", type=Path, required=True)
     parser.add_argument("--count", type=int, default=24)
-    parser.add_argument("--out", type=Path, default=Path("docs/images/body_poses.png"))
+    parser.add_argument("--out", type=Path, default=Path("docs/images/motion.png"))
     parser.add_argument("--report", type=Path, default=Path("experiments/results/poses.json"))
     args = parser.parse_args()
     model = jrecon.at_level(jrecon.load_model("body"), "7k")
