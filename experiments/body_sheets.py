@@ -35,8 +35,10 @@ def main() -> None:
         faces=faces,
     )  # fmt: skip
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("sheets", nargs="*", choices=[*sheets, []], help="default: all")
+    parser.add_argument("sheets", nargs="*", help="default: all")
     chosen = parser.parse_args().sheets or list(sheets)
+    if unknown := set(chosen) - set(sheets):
+        parser.error(f"no sheets {sorted(unknown)}; there are {', '.join(sheets)}.")
     model = jrecon.load_model("body")
     IMAGES.mkdir(parents=True, exist_ok=True)
     topology = mesh.make_topology(model.faces, len(model.vertices))
