@@ -227,7 +227,8 @@ def _to_device(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _to_device(entry) for key, entry in value.items()}
     if isinstance(value, np.ndarray):
-        return jnp.asarray(value, jnp.int32 if value.dtype.kind in "iu" else jnp.float32)
+        # Converted by NumPy: on the device, each conversion would first be compiled.
+        return jnp.asarray(value.astype(np.int32 if value.dtype.kind in "iu" else np.float32))
     return value
 
 
