@@ -2,9 +2,12 @@
 
 Their files differ in container and in extra keys, but share one core: `v_template` (v, 3),
 `shapedirs` (v, 3, s), `posedirs` (v, 3, p), `J_regressor` (j, v), `weights` (v, j),
-`kintree_table` (2, j) and `f` (f, 3), in metres, y up, faces +z. Which model a file holds is found
-from its shapes, never from its name. The joints of these models are linear in the vertices, so
+`kintree_table` (2, j) and `f` (f, 3), in metres. Which model a file holds is found from its
+skeleton and shapes, never from its name. The joints of these models are linear in the vertices, so
 regressor times blend shapes is an exact joint basis.
+
+Models keep their own axes, so that published parameters apply unchanged: y up, facing +z for people
+and faces, but not for MANO and SMAL.
 
 Sources: Loper et al. 2015 (SMPL), Romero et al. 2017 (MANO, SMPL+H), Li et al. 2017 (FLAME),
 Zuffi et al. 2017 (SMAL), Pavlakos et al. 2019 (SMPL-X), Osman et al. 2020 (STAR). The weights of
@@ -22,21 +25,18 @@ import numpy as np
 from jrecon.model.parametric import ParametricModel, make_model
 
 _CORE = ("v_template", "shapedirs", "posedirs", "J_regressor", "weights", "kintree_table", "f")
-# Row 0 of `kintree_table` is unsigned in old files: -1 for the root reads as 2^32 - 1.
-_ROOT = 2**32 - 1
 # What the authors' own demonstrations stay within; the coefficients are in standard deviations.
 _SHAPE_LIMIT = 5.0
 _SIZE_RANGE = (0.02, 10.0)
 
-_LEGS_TO_WRISTS = (
-    "pelvis left_hip right_hip spine1 left_knee right_knee spine2 left_ankle right_ankle spine3 "
-    "left_foot right_foot neck left_collar right_collar head left_shoulder right_shoulder "
-    "left_elbow right_elbow left_wrist right_wrist"
-).split()
-_FINGERS = [
-    f"{name}{i}" for name in ("index", "middle", "pinky", "ring", "thumb") for i in (1, 2, 3)
-]
-_LEFT, _RIGHT = ([f"{side}_{finger}" for finger in _FINGERS] for side in ("left", "right"))
+# Keys that tell other models, which cannot be read, from a damaged file of this family.
+_OTHERS = {
+    "corrective_blendshapes": "MHR, whose bones scale and whose correctives pass through a ReLU: "
+    "shape and pose cannot express that",
+    "J_regressor_osim": "SKEL, whose joints turn by Euler angles about anatomical axes; convert "
+    "the SMPL file that its skin is made for",
+    "eigvec": "DMPL, soft-tissue blend shapes that go with SMPL+H and are no model by themselves",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,34 +46,65 @@ class _Family:
     name: str
     license: str
     joint_names: tuple[str, ...]
+    parents: tuple[int, ...]
     hands: tuple[tuple[str, int], ...] = ()
     """Keys of mean hand poses, and the joint that each begins at."""
 
 
+def _hand_parents(wrist: int, first: int) -> tuple[int, ...]:
+    return tuple(wrist if i % 3 == 0 else first + i - 1 for i in range(15))
+
+
+_BODY = tuple(
+    "pelvis left_hip right_hip spine1 left_knee right_knee spine2 left_ankle right_ankle spine3 "
+    "left_foot right_foot neck left_collar right_collar head left_shoulder right_shoulder "
+    "left_elbow right_elbow left_wrist right_wrist".split()
+)
+_BODY_PARENTS = (-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19)
+_FINGERS = tuple(
+    f"{finger}{i}" for finger in ("index", "middle", "pinky", "ring", "thumb") for i in (1, 2, 3)
+)
+_LEFT, _RIGHT = (tuple(f"{side}_{name}" for name in _FINGERS) for side in ("left", "right"))
+
 _NON_COMMERCIAL = "non-commercial research licence of the Max Planck Society"
-_SMPL = _Family("SMPL", f"SMPL {_NON_COMMERCIAL}", (*_LEGS_TO_WRISTS, "left_hand", "right_hand"))
-_BY_JOINTS = {
-    24: _SMPL,
-    52: _Family(
+_SMPL = _Family(
+    "SMPL",
+    f"SMPL {_NON_COMMERCIAL}",
+    (*_BODY, "left_hand", "right_hand"),
+    (*_BODY_PARENTS, 20, 21),
+)
+_STAR = dataclasses.replace(_SMPL, name="STAR", license=f"STAR {_NON_COMMERCIAL}")
+_FAMILIES = (
+    _SMPL,
+    _Family(
         "SMPL+H",
         f"MANO {_NON_COMMERCIAL}",
-        (*_LEGS_TO_WRISTS, *_LEFT, *_RIGHT),
+        (*_BODY, *_LEFT, *_RIGHT),
+        (*_BODY_PARENTS, *_hand_parents(20, 22), *_hand_parents(21, 37)),
         (("hands_meanl", 22), ("hands_meanr", 37)),
     ),
-    55: _Family(
+    _Family(
         "SMPL-X",
         f"SMPL-X {_NON_COMMERCIAL}",
-        (*_LEGS_TO_WRISTS, "jaw", "left_eye", "right_eye", *_LEFT, *_RIGHT),
+        (*_BODY, "jaw", "left_eye", "right_eye", *_LEFT, *_RIGHT),
+        (*_BODY_PARENTS, 15, 15, 15, *_hand_parents(20, 25), *_hand_parents(21, 40)),
         (("hands_meanl", 25), ("hands_meanr", 40)),
     ),
-    16: _Family("MANO", f"MANO {_NON_COMMERCIAL}", ("wrist", *_FINGERS), (("hands_mean", 1),)),
-    5: _Family(
+    _Family(
+        "MANO",
+        f"MANO {_NON_COMMERCIAL}",
+        ("wrist", *_FINGERS),
+        (-1, *_hand_parents(0, 1)),
+        (("hands_mean", 1),),
+    ),
+    _Family(
         "FLAME",
         "FLAME licence (CC-BY-4.0 or older, see its source)",
         ("global", "neck", "jaw", "left_eye", "right_eye"),
+        (-1, 0, 1, 1, 1),
     ),
-}
-_STAR = dataclasses.replace(_SMPL, name="STAR", license=f"STAR {_NON_COMMERCIAL}")
+)
+_SMAL = f"SMAL {_NON_COMMERCIAL}"
 
 
 def read_smpl_family(arrays: Mapping[str, Any], name: str) -> ParametricModel:
@@ -91,18 +122,11 @@ def read_smpl_family(arrays: Mapping[str, Any], name: str) -> ParametricModel:
     Raises:
       ValueError: keys are missing or their shapes contradict each other.
     """
-    missing = [key for key in _CORE if key not in arrays]
-    if missing:
-        raise ValueError(
-            f"{name}: not a model that can be read: found the keys {sorted(arrays) or 'none'}; a "
-            f"native file has `format`, a SMPL-family file also needs {', '.join(missing)}. "
-            "Entries that need unpickling are not read from .npz; convert the .pkl file instead."
-        )
-    core = {key: np.asarray(arrays[key]) for key in _CORE}
+    core = _core(name, arrays)
     parents = _parents(name, core["kintree_table"])
-    _check_core(name, core, len(parents))
+    _check_shapes(name, core, len(parents))
     family, corrective = _recognise(name, core["posedirs"].shape[-1], parents)
-    joints_of = core["J_regressor"].astype(np.float64)
+    regressor = core["J_regressor"].astype(np.float64)
     template = core["v_template"].astype(np.float64)
     _check_size(name, template)
     num_shape = core["shapedirs"].shape[-1]
@@ -110,40 +134,85 @@ def read_smpl_family(arrays: Mapping[str, Any], name: str) -> ParametricModel:
     shape_names = [f"shape_{i:02d}" for i in range(num_shape - num_expression)]
     shape_names += [f"expression_{i:02d}" for i in range(num_expression)]
     hands = _mean_hands(name, arrays, family, len(parents))
-    return make_model(
-        template,
-        _faces(core["f"]),
-        shape_basis=core["shapedirs"],
-        joints=joints_of @ template,
-        joint_basis=np.einsum("jv,vas->jas", joints_of, core["shapedirs"]),
-        parents=parents,
-        weights=core["weights"],
-        pose_basis=core["posedirs"],
-        corrective=corrective,
-        corrective_joints=range(1, len(parents)),
-        joint_names=family.joint_names or None,
-        shape_names=shape_names,
-        shape_limits=_SHAPE_LIMIT * np.array([[-1.0], [1.0]]) * np.ones((2, num_shape)),
-        named_poses=hands,
-        name=name,
-        license=family.license,
-        provenance=f"imported from a {family.name} file",
-    )
+    try:
+        return make_model(
+            template,
+            _faces(core["f"]),
+            shape_basis=core["shapedirs"],
+            joints=regressor @ template,
+            joint_basis=np.tensordot(regressor, core["shapedirs"], axes=1),
+            parents=parents,
+            weights=core["weights"],
+            pose_basis=core["posedirs"],
+            corrective=corrective,
+            corrective_joints=range(1, len(parents)),
+            joint_names=family.joint_names or None,
+            shape_names=shape_names,
+            shape_limits=_SHAPE_LIMIT * np.array([[-1.0], [1.0]]) * np.ones((2, num_shape)),
+            named_poses=hands,
+            name=name,
+            license=family.license,
+            provenance=f"imported from a {family.name} file",
+        )
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _core(name: str, arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    missing = [key for key in _CORE if key not in arrays]
+    for key, meaning in _OTHERS.items():
+        if key in arrays:
+            raise ValueError(f"{name}: cannot be read: `{key}` is of {meaning}.")
+    if missing:
+        raise ValueError(
+            f"{name}: not a model that can be read: found the keys {sorted(arrays) or 'none'}; a "
+            f"native file has `format`, a SMPL-family file also needs {', '.join(missing)}. "
+            "Entries that need unpickling are not read from .npz; convert the .pkl file instead."
+        )
+    core = {key: np.asarray(arrays[key]) for key in _CORE}
+    for key, array in core.items():
+        if array.dtype.kind not in "iuf":
+            raise ValueError(f"{name}: {key}: got {array.dtype}, need an array of numbers.")
+    return core
 
 
 def _parents(name: str, table: np.ndarray) -> tuple[int, ...]:
-    if table.ndim != 2 or table.shape[0] != 2:
+    """Row 0 names each joint's parent, row 1 the joint itself; the root's parent is no joint.
+
+    In most files that is -1, kept as unsigned: 2^32 - 1.
+    """
+    if table.ndim != 2 or table.shape[0] != 2 or not table.shape[1]:
         raise ValueError(
             f"{name}: kintree_table: got shape {table.shape}, need (2, j): parents and joints."
         )
-    row = table[0].astype(np.int64)
-    return tuple(-1 if parent in (-1, _ROOT) else int(parent) for parent in row)
+    if not np.isfinite(table).all():
+        raise ValueError(f"{name}: kintree_table: got NaN or infinity, need joint numbers.")
+    column = {int(joint): i for i, joint in enumerate(table[1])}
+    if len(column) != table.shape[1]:
+        raise ValueError(f"{name}: kintree_table: row 1 names a joint twice, need each joint once.")
+    unknown = [int(p) for p in table[0, 1:] if int(p) not in column]
+    if unknown:
+        raise ValueError(
+            f"{name}: kintree_table: row 0 has the parents {unknown[:5]}, which row 1 does not "
+            "name; only the first joint, the root, may have no parent."
+        )
+    return (column.get(int(table[0, 0]), -1), *(column[int(p)] for p in table[0, 1:]))
 
 
-def _check_core(name: str, core: Mapping[str, np.ndarray], num_joints: int) -> None:
-    v = len(core["v_template"])
-    wanted = {"shapedirs": (v, 3, None), "posedirs": (v, 3, None)}
-    wanted |= {"J_regressor": (num_joints, v), "weights": (v, num_joints), "v_template": (v, 3)}
+def _check_shapes(name: str, core: Mapping[str, np.ndarray], num_joints: int) -> None:
+    v = core["v_template"].shape[0] if core["v_template"].ndim else 0
+    if core["J_regressor"].shape == (3 * num_joints, 3 * v + 1):
+        raise ValueError(
+            f"{name}: J_regressor: got shape {core['J_regressor'].shape}: SUPR, whose joints are "
+            "regressed from all coordinates and partly locked, cannot be read."
+        )
+    wanted = {
+        "v_template": (v, 3),
+        "shapedirs": (v, 3, None),
+        "posedirs": (v, 3, None),
+        "J_regressor": (num_joints, v),
+        "weights": (v, num_joints),
+    }
     for key, shape in wanted.items():
         got = core[key].shape
         fits = len(got) == len(shape) and all(
@@ -161,17 +230,21 @@ def _recognise(name: str, num_features: int, parents: tuple[int, ...]) -> tuple[
     """Which model this is, and what its pose correctives read."""
     moving = len(parents) - 1
     if num_features == 4 * moving + 1:
-        corrective, known = "quaternion", {24: _STAR}
+        corrective, known = "quaternion", (_STAR,)
     elif num_features == 9 * moving:
-        corrective, known = "rotation", _BY_JOINTS
+        corrective, known = "rotation", _FAMILIES
     else:
         raise ValueError(
             f"{name}: posedirs: got {num_features} features, need {9 * moving} (9 a joint, SMPL) "
             f"or {4 * moving + 1} (4 a joint and one, STAR) for {moving + 1} joints."
         )
-    label = "SMAL" if len(parents) in (33, 35) else "SMPL layout"
-    other = _Family(label, "unknown: see the model's source", ())
-    return known.get(len(parents), other), corrective
+    for family in known:
+        if family.parents == parents:
+            return family, corrective
+    # Quadrupeds: 33 joints as first published, 35 with ears. Joints are not named in the files.
+    if len(parents) in (33, 35):
+        return _Family("SMAL", _SMAL, (), parents), corrective
+    return _Family("SMPL layout", "unknown: see the model's source", (), parents), corrective
 
 
 def _num_expression(family: str, num_shape: int) -> int:

@@ -20,7 +20,7 @@ PARENTS = {
     "mano": [-1, *finger_parents(0, 1)],
     "flame": [-1, 0, 1, 1, 1],
     "star": [*BODY, 20, 21],
-    "smal": [-1, *range(32)],
+    "smal": [-1, *((i - 1) // 2 for i in range(1, 35))],
 }
 NUM_SHAPE = dict(smpl=10, smplh=16, smplx=20, mano=10, flame=400, star=300, smal=41)
 

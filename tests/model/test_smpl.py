@@ -14,6 +14,7 @@ from scipy import sparse
 
 from jrecon.model.formats import load_model, save_model
 from jrecon.model.parametric import Params, pose
+from jrecon.model.smpl import read_smpl_family
 from tests.model.family_files import NUM_SHAPE, PARENTS, make_arrays, published_forward
 
 FAMILIES = sorted(PARENTS)
@@ -88,6 +89,53 @@ def test_joints_have_names(tmp_path, family, joint, index):
     assert model.joint_names[index] == joint and "non-commercial" in model.license
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families_are_told_by_their_skeleton_not_their_name(family):
+    names = dict(smpl="SMPL", smplh="SMPL+H", smplx="SMPL-X", mano="MANO", flame="FLAME")
+    names |= dict(star="STAR", smal="SMAL")
+    model = read_smpl_family(make_arrays(family, num_vertices=8), "whatever")
+    assert names[family] in model.provenance.split() and model.name == "whatever"
+
+
+def test_another_skeleton_with_as_many_joints_is_not_given_names():
+    arrays = make_arrays("flame", num_vertices=8)
+    arrays["kintree_table"] = np.array([[-1, 0, 1, 2, 3], [0, 1, 2, 3, 4]])
+    model = read_smpl_family(arrays, "snake")
+    assert "SMPL layout" in model.provenance and "unknown" in model.license
+    assert model.joint_names[0] == "root" and model.num_shape == 400
+
+
+@pytest.mark.parametrize("root", [-1, 2**32 - 1, 2**64 - 1, -1.0])
+def test_every_spelling_of_no_parent(root):
+    arrays = make_arrays("mano", num_vertices=8)
+    kind = np.uint64 if root == 2**64 - 1 else type(root)
+    table = arrays["kintree_table"].astype(kind)
+    table[0, 0] = root
+    model = read_smpl_family(arrays | {"kintree_table": table}, "m")
+    assert model.parents == tuple(PARENTS["mano"])
+
+
+def test_joint_numbers_in_the_tree_may_be_any():
+    arrays = make_arrays("flame", num_vertices=8)
+    table = np.array([[99, 70, 30, 30, 30], [70, 30, 10, 20, 40]])
+    model = read_smpl_family(arrays | {"kintree_table": table}, "m")
+    assert model.parents == tuple(PARENTS["flame"])
+
+
+NEIGHBOURS = {
+    "MHR": dict(corrective_blendshapes=np.zeros((3, 4, 3))),
+    "SKEL": dict(make_arrays("smpl", 8), J_regressor_osim=np.zeros((24, 8))),
+    "DMPL": dict(eigvec=np.zeros((8, 3, 300))),
+    "SUPR": dict(make_arrays("smpl", 8), J_regressor=np.zeros((72, 25))),
+}
+
+
+@pytest.mark.parametrize("model", NEIGHBOURS)
+def test_models_that_cannot_be_read_are_named(model):
+    with pytest.raises(ValueError, match=rf"m: .*{model}"):
+        read_smpl_family(NEIGHBOURS[model], "m")
+
+
 def test_expression_follows_shape(tmp_path):
     write_npz(tmp_path / "m.npz", make_arrays("flame", num_vertices=8))
     names = load_model(tmp_path / "m.npz").shape_names
@@ -127,6 +175,11 @@ BAD = {
     "cycle": (dict(kintree_table=cycle()), "break any cycle"),
     "flat tree": (dict(kintree_table=np.arange(24)), r"need \(2, j\)"),
     "faces": (dict(f=np.array([[0, 1, 40]], np.uint32)), "point outside"),
+    "text": (dict(weights=np.array("weights")), "weights: got <U7, need an array of numbers"),
+    "a number": (dict(v_template=np.array(3.0)), r"v_template: got shape \(\)"),
+    "NaN tree": (dict(kintree_table=np.full((2, 24), np.nan)), "kintree_table: got NaN"),
+    "joint twice": (dict(kintree_table=np.zeros((2, 24))), "names a joint twice"),
+    "lost parent": (dict(kintree_table=np.arange(48).reshape(2, 24)), "row 0 has the parents"),
     "centimetres": (dict(v_template=100 * make_arrays("smpl")["v_template"]), "need metres"),
 }
 
@@ -135,7 +188,7 @@ BAD = {
 def test_bad_files_are_explained(tmp_path, case):
     changes, message = BAD[case]
     write_npz(tmp_path / "m.npz", bad(**changes) or {"empty": np.zeros(1)})
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"m: .*{message}"):
         load_model(tmp_path / "m.npz")
 
 
