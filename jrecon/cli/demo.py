@@ -93,6 +93,8 @@ class Demo(Command):
 
         if self.count < 1:
             raise ValueError(f"count: got {self.count}, need at least 1.")
+        if self.out.exists() and not self.out.is_dir():
+            raise NotADirectoryError(f"{self.out} is a file, need a folder; choose another --out.")
         self.out.mkdir(parents=True, exist_ok=True)
         picture = self.out / "people.png"
         files = [self.out / f"person_{i:02d}.glb" for i in range(self.count)]
