@@ -35,7 +35,6 @@ from jrecon.pictures import (
     write_image,
 )
 from jrecon.render import View, render
-from jrecon.render.rasterize import default_budget
 
 SHOWN = 6
 DEVIATIONS = (-2.0, 0.0, 2.0)
@@ -44,8 +43,6 @@ AZIMUTH, ELEVATION = 0.5, 0.25
 SIZE = 240
 # Rendered so many times larger and averaged, for smooth outlines.
 SMOOTH = 2
-
-_render_compiled = jax.jit(render, static_argnames="budget")
 
 
 def write_report(
@@ -146,15 +143,9 @@ def _component_images(model: ParametricModel, shown: int) -> tuple[list[Image], 
 def _render(
     vertices: Float[np.ndarray, "n d v 3"], model: ParametricModel, viewpoint: Viewpoint
 ) -> View:
-    """All meshes at once: compiled once. A budget that was too small is raised and tried again."""
-    budget = default_budget(len(model.faces), viewpoint.camera.width, viewpoint.camera.height)
-    missing = 1
-    while missing:
-        view = _render_compiled(vertices, model.faces, viewpoint.camera, budget=budget)
-        view = jax.tree.map(np.asarray, view)
-        missing = int(view.overflow.max())
-        budget += missing
-    return view
+    """All meshes at once: compiled once."""
+    view = render(jnp.asarray(vertices), model.faces, viewpoint.camera)
+    return jax.tree.map(np.asarray, view)
 
 
 def _draw(

@@ -1,12 +1,4 @@
-"""Depth, normals and mask of a rendered mesh, exact at each pixel and differentiable.
-
-Visibility is decided first, without derivatives; then depth, barycentrics and normals are computed
-anew from the plane of the face that each pixel sees. Automatic differentiation of that is the exact
-derivative of the *interior*: how depth changes at a pixel that goes on seeing the same face.
-
-Not differentiable: the silhouette. That a pixel begins to see another face when an outline moves is
-no part of these derivatives; fit outlines with a term of their own.
-"""
+"""Depth, normals and mask of a rendered mesh, exact at each pixel and differentiable."""
 
 from __future__ import annotations
 
@@ -19,9 +11,10 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
-from jrecon.geometry.camera import Camera, rays
-from jrecon.geometry.vector import normalize
-from jrecon.render.rasterize import default_budget, rasterize
+from jrecon.geometry.camera import Camera
+from jrecon.render.columns import cross, dot, minus
+from jrecon.render.rasterize import check_shapes, gather_corners, map_images, rasterize
+from jrecon.render.visibility import MAX_TILES
 
 
 @jax.tree_util.register_dataclass
@@ -47,8 +40,9 @@ def render(
     vertices: Float[Array, "*batch v 3"],
     faces: Int[Array, "f 3"],
     camera: Camera,
+    size: tuple[int, int] | None = None,
     *,
-    budget: int | None = None,
+    max_tiles: int = MAX_TILES,
 ) -> View:
     """The mesh as the camera sees it.
 
@@ -57,103 +51,57 @@ def render(
         Batch axes broadcast against those of the camera.
       faces: triangles; both sides are visible.
       camera: intrinsics and image size.
-      budget: tiles for large faces (static). If left out, arrays with values get what they need;
-        under `jit` the default suits closed meshes, and `overflow` must be checked.
+      size: (height, width) that the caller expects; only checked.
+      max_tiles: see `rasterize`.
 
     Returns:
       A pure function of its arguments: under `jit`, `vmap` or `grad` it never raises on values.
 
     Raises:
-      ValueError: wrong shapes; and, for arrays that are known (not traced): faces out of range,
-        vertices that are not finite, or a given budget that did not suffice.
+      ValueError: wrong shapes or another image size; and, for arrays that are known (not traced):
+        faces out of range, vertices that are not finite, or an image that `max_tiles` left
+        incomplete.
     """
-    _check_shapes(vertices, faces)
+    check_shapes(vertices, faces, camera, size)
     _check_values(vertices, faces)
     arrays = jnp.asarray(vertices, jnp.float32), jnp.asarray(faces, jnp.int32)
-    view = _render(*arrays, camera, budget)
-    missing = 0 if isinstance(view.overflow, Tracer) else int(jnp.max(view.overflow, initial=0))
-    if missing and budget is not None:
+    view = _render(*arrays, camera, max_tiles)
+    if not isinstance(view.overflow, Tracer) and (left_out := int(view.overflow.max(initial=0))):
         raise ValueError(
-            f"render: large faces need {missing} tiles more than the budget of {budget}; pass "
-            f"budget={budget + missing}, or leave it out to have it found."
+            f"render: {left_out} of {len(faces)} faces do not fit max_tiles={max_tiles}; raise it, "
+            "or render fewer or smaller faces."
         )
-    if missing:
-        needed = default_budget(len(faces), camera.width, camera.height) + missing
-        # A power of two, so that a mesh in motion does not compile for every frame.
-        view = _render(*arrays, camera, 1 << (needed - 1).bit_length())
     return view
 
 
 @functools.partial(jax.jit, static_argnums=3)
 def _render(
-    vertices: Float[Array, "*batch v 3"],
-    faces: Int[Array, "f 3"],
-    camera: Camera,
-    budget: int | None,
+    vertices: Float[Array, "*batch v 3"], faces: Int[Array, "f 3"], camera: Camera, max_tiles: int
 ) -> View:
-    found = rasterize(vertices, faces, camera, budget=budget)
-    shape = found.mask.shape[:-2]
-    batch = jnp.broadcast_to(vertices, (*shape, *vertices.shape[-2:]))
-    seen = jnp.maximum(found.face_id, 0)
-    corners = _gather(batch, faces[seen])
-    # Background pixels compute a triangle that is always sound, and are then masked: nothing of
-    # face 0 leaks into their derivative.
-    safe = jnp.array([[0.0, 0.0, 1.0], [1.0, 0.0, 1.0], [0.0, 1.0, 1.0]])
-    safe = safe.reshape((1,) * (corners.ndim - 2) + (3, 3))
-    corners = jnp.where(found.mask[..., None, None], corners, safe)
-    directions = jnp.broadcast_to(rays(camera), (*found.mask.shape, 3))
-    depth, barycentrics, normals = _intersect(corners, directions)
+    found = rasterize(vertices, faces, camera, max_tiles=max_tiles)
+    normals = map_images(functools.partial(_normals, faces), found.mask.shape[:-2], camera)
     return View(
-        depth=jnp.where(found.mask, depth, 0.0),
+        depth=found.depth,
         mask=found.mask,
         face_id=found.face_id,
-        barycentrics=jnp.where(found.mask[..., None], barycentrics, 0.0),
-        normals=jnp.where(found.mask[..., None], normals, 0.0),
+        barycentrics=found.barycentrics,
+        normals=normals(vertices, found.face_id),
         overflow=found.overflow,
     )
 
 
-def _gather(vertices: Float[Array, "*batch v 3"], index: Int[Array, "*batch h w 3"]) -> Array:
-    batch = vertices.shape[:-2]
-    flat = index.reshape(*batch, -1, 1)
-    taken = jnp.take_along_axis(vertices, flat, axis=-2)
-    return taken.reshape(*index.shape, 3)
-
-
-def _intersect(
-    corners: Float[Array, "*n 3 3"], rays: Float[Array, "*n 3"]
-) -> tuple[Float[Array, "*n"], Float[Array, "*n 3"], Float[Array, "*n 3"]]:
-    """Depth, barycentrics and normal where rays (z = 1) meet the planes of triangles."""
-    a, b, c = (corners[..., i, :] for i in range(3))
-    area = jnp.cross(b - a, c - a)
-    toward = jnp.sum(area * rays, axis=-1)
-    # A ray within the plane of its face meets it nowhere; visibility never picks it.
-    depth = jnp.sum(area * a, axis=-1) / jnp.where(toward == 0, 1.0, toward)
-    point = depth[..., None] * rays
-    opposite = jnp.stack(
-        [
-            jnp.cross(b - point, c - point),
-            jnp.cross(c - point, a - point),
-            jnp.cross(a - point, b - point),
-        ],
-        axis=-2,
-    )
-    squared = jnp.sum(area * area, axis=-1)[..., None]
-    weights = jnp.sum(opposite * area[..., None, :], axis=-1) / jnp.where(
-        squared == 0, 1.0, squared
-    )
-    return depth, weights, normalize(area)
-
-
-def _check_shapes(vertices: Array, faces: Array) -> None:
-    if vertices.ndim < 2 or vertices.shape[-1] != 3 or vertices.shape[-2] == 0:
-        raise ValueError(
-            f"vertices: got shape {vertices.shape}, need (*batch, v, 3) in metres, camera frame."
-        )
-    if faces.ndim != 2 or faces.shape[1] != 3 or len(faces) == 0:
-        raise ValueError(f"faces: got shape {faces.shape}, need (f, 3) with at least one triangle.")
-    if np.dtype(faces.dtype).kind not in "iu":
-        raise ValueError(f"faces: got {faces.dtype}, need integers: indices of vertices.")
+def _normals(
+    faces: Int[Array, "f 3"],
+    _: Camera,
+    vertices: Float[Array, "v 3"],
+    face_id: Int[Array, "h w"],
+) -> Float[Array, "h w 3"]:
+    a, b, c = gather_corners(vertices, faces, face_id)
+    normal = cross(minus(b, a), minus(c, a))
+    # Visible faces have an area; background pixels see a triangle that has one.
+    length = jnp.sqrt(dot(normal, normal))
+    mask = face_id >= 0
+    return jnp.stack([jnp.where(mask, axis / length, 0.0) for axis in normal], axis=-1)
 
 
 def _check_values(vertices: Array, faces: Array) -> None:

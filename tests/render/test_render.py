@@ -10,7 +10,7 @@ import trimesh
 
 from jrecon.geometry.camera import make_camera
 from jrecon.render import rasterize, render
-from jrecon.render.rasterize import _prepare, _sweep_image
+from jrecon.render.visibility import _prepare, _sweep
 from tests.render.reference import cast_rays
 
 SIZE = 48
@@ -56,7 +56,7 @@ def test_random_triangles_of_every_size_equal_the_reference(rng, camera, size):
     if size == 0.02:
         vertices, faces = sphere(3)
         tilt = 0.0
-    assert_equals_reference(vertices + tilt, faces, camera, budget=20000)
+    assert_equals_reference(vertices + tilt, faces, camera)
 
 
 @pytest.mark.parametrize("subdivisions", [0, 1, 2, 4])
@@ -69,12 +69,12 @@ def test_triangles_through_the_near_plane_and_behind(rng, camera):
     vertices, faces = soup(rng, 40, size=1.5)
     vertices = vertices - jnp.array([[0.0, 0.0, 2.0]])
     assert (vertices[:, 2] < 0).any() and (vertices[:, 2] > 0).any()
-    assert_equals_reference(vertices, faces, camera, budget=20000)
+    assert_equals_reference(vertices, faces, camera)
 
 
 def test_the_camera_inside_a_mesh_sees_it_everywhere(camera):
     vertices, faces = sphere(2, distance=0.0)
-    view = assert_equals_reference(vertices, faces, camera, budget=20000)
+    view = assert_equals_reference(vertices, faces, camera)
     assert view.mask.all()
 
 
@@ -97,7 +97,7 @@ def test_vertices_on_pixel_centres_are_covered_exactly_once(step):
     points, faces = grid_mesh(cells, step, 3)
     camera = make_camera(64.0, 64.0, 0.0, 0.0, 32, 32)
     vertices = jnp.asarray(np.concatenate([points / 64, np.ones((len(points), 1))], 1), jnp.float32)
-    single = jax.jit(lambda face: rasterize(vertices, face[None], camera, budget=100).mask)
+    single = jax.jit(lambda face: rasterize(vertices, face[None], camera).mask)
     count = np.sum([single(face) for face in jnp.asarray(faces)], axis=0)
     last = 3 + cells * step
     np.testing.assert_array_equal(count[3:last, 3:last], 1)
@@ -111,7 +111,7 @@ def test_every_pixel_of_a_closed_fan_is_covered_once(rng):
     ring = np.stack([2 * np.cos(angles), 2 * np.sin(angles), np.full(40, 2.0)], axis=1)
     vertices = jnp.asarray(np.concatenate([[[0, 0, 2.0]], ring]), jnp.float32)
     faces = jnp.asarray([[0, i, i % 40 + 1] for i in range(1, 41)])
-    single = jax.jit(lambda face: rasterize(vertices, face[None], camera, budget=200).mask)
+    single = jax.jit(lambda face: rasterize(vertices, face[None], camera).mask)
     np.testing.assert_array_equal(np.sum([single(face) for face in faces], axis=0), 1)
 
 
@@ -130,8 +130,8 @@ def test_order_of_faces_and_vertices_does_not_matter(rng, camera):
 
 def test_the_dense_sweep_equals_the_scatter(rng, camera):
     for vertices, faces in (soup(rng, 70, size=0.3), sphere(2)):
-        found = rasterize(vertices, faces, camera, budget=20000)
-        swept, _ = jax.jit(lambda v, f: _sweep_image(_prepare(v, f, camera), camera))(
+        found = rasterize(vertices, faces, camera)
+        swept, _, _ = jax.jit(lambda v, f: _sweep(_prepare(v, f, camera), camera))(
             vertices, faces
         )
         np.testing.assert_array_equal(found.face_id, swept)
@@ -224,22 +224,12 @@ def test_interior_gradient_equals_float64_differences(rng, camera):
     assert float(forward) == pytest.approx(numerical, rel=1e-4)
 
 
-def test_too_small_a_budget_is_loud_on_the_host_and_counted_inside_jit(camera):
+def test_too_many_tiles_are_loud_on_the_host_and_counted_inside_jit(camera):
     vertices, faces = sphere(0)
-    with pytest.raises(ValueError, match="tiles more than the budget of 3; pass budget="):
-        render(vertices, faces, camera, budget=3)
-    view = jax.jit(lambda v: render(v, faces, camera, budget=3))(vertices)
-    missing = int(view.overflow)
-    assert missing > 0
-    assert_equals_reference(vertices, faces, camera, budget=3 + missing)
-
-
-def test_the_host_finds_the_budget_that_a_soup_of_large_faces_needs(rng, camera):
-    vertices, faces = soup(rng, 90, size=4.0)
-    vertices = vertices.at[:, 2].set(2.5) + jnp.asarray(rng.normal(size=(270, 3)) * [0, 0, 0.3])
-    traced = jax.jit(lambda v: render(v, faces, camera).overflow)(vertices)
-    assert int(traced) > 0
-    assert_equals_reference(vertices, faces, camera)
+    with pytest.raises(ValueError, match="of 20 faces do not fit max_tiles=300; raise it"):
+        render(vertices, faces, camera, max_tiles=300)
+    view = jax.jit(lambda v: render(v, faces, camera, max_tiles=300))(vertices)
+    assert 0 < int(view.overflow) < 20 and view.mask.any()
 
 
 def test_runs_are_bitwise_equal_and_nothing_recompiles(camera):

@@ -1,0 +1,402 @@
+"""Visibility: which face of a mesh is nearest at the centre of each pixel.
+
+Nothing is blurred or snapped. The parts of the answer:
+
+- **Coverage** by the signs of three edge functions. Each is evaluated from its end points in a
+  geometric order, whichever face asks, so neighbours get the same number with the opposite sign and
+  a pixel on a shared edge cannot be lost or drawn twice by rounding. A pixel exactly on an edge is
+  decided as if moved by (e, e^2), an infinitely small e: the two faces of an edge, or the many of a
+  vertex, share such pixels out exactly once (the purpose of the top-left rule).
+- **The near plane** needs no clipping: an edge with an end point behind the camera, or so near that
+  its projection is far away, is tested by the plane through the edge and the pinhole
+  (Olano and Greer 1997, "Triangle Scan Conversion using 2D Homogeneous Coordinates"). Both tests
+  have one form, linear in the pixel.
+- **Depth** from the plane of the face: its inverse is linear in the pixel as well. The nearest face
+  wins. Depths are compared as the integers that their bits are, so the minimum is exact, and the
+  same in any order. Among faces of equal depth one that is seen from outside wins, then the one
+  with the smaller hash of its corners: properties of the geometry, not of the numbering.
+
+The boxes around all faces are cut into small tiles of pixels, one list for the whole mesh, and the
+list is worked off in chunks of static size by a loop of dynamic length. So a face may have any
+size, from less than a pixel to the whole image, and there is no buffer for it to overflow.
+
+Where scatters are slow (TPU) each block of the image is swept by the faces near it instead, chosen
+for the platform when the code is lowered. It is also an oracle for the tests.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.custom_batching import custom_vmap
+from jaxtyping import Array, Bool, Float, Int, UInt32
+
+from jrecon.geometry.camera import Camera
+from jrecon.render.columns import cross, dot, minus
+
+# Nothing nearer than this is seen, metres.
+NEAR = 1e-4
+# Beyond this distance from the principal point, projected coordinates lose float32 digits that
+# coverage needs; edges that reach there are tested in three dimensions. Pixels.
+_FAR_OUT = 1024.0
+# Pixels in a tile, along each side: most faces of a body at 64-256 pixels fit one.
+_TILE = 2
+# Tiles in a chunk. On a CPU they stay in cache; a GPU wants more to do at once.
+_CHUNK_CPU, _CHUNK_GPU = 4096, 65536
+# Tiles are counted in int32.
+MAX_TILES = 2**31 - 2**24
+# The sweep takes blocks of so many rows and columns, and so many faces at once.
+_BLOCK_ROWS, _BLOCK_COLUMNS, _SWEEP = 8, 128, 128
+_EMPTY = np.uint32(0xFFFFFFFF)
+
+
+def nearest_faces(
+    vertices: Float[Array, "*batch v 3"],
+    faces: Int[Array, "f 3"],
+    camera: Camera,
+    *,
+    max_tiles: int = MAX_TILES,
+) -> tuple[Int[Array, "*batch h w"], Float[Array, "*batch h w"], Int[Array, "*batch"]]:
+    """The face seen at each pixel (-1 = none), its depth (metres, 0 = none), and how many faces
+    were left out because the mesh has more than `max_tiles` tiles (static).
+
+    Without derivatives. The images of a batch are drawn one after another on a CPU, where that
+    stays in cache, and on a TPU; together on a GPU. `jax.vmap` of it is the same.
+    """
+    shape = jnp.broadcast_shapes(vertices.shape[:-2], camera.focal.shape[:-1])
+    images = (
+        jnp.broadcast_to(vertices, (*shape, *vertices.shape[-2:])),
+        jnp.broadcast_to(camera.focal, (*shape, 2)),
+        jnp.broadcast_to(camera.center, (*shape, 2)),
+    )
+    rank = len(shape)
+    flat = [x.reshape(math.prod(shape), *x.shape[rank:]) for x in jax.lax.stop_gradient(images)]
+    found = _draw_all(camera.width, camera.height, max_tiles)(faces, *flat)
+    face_id, depth, left_out = (x.reshape(*shape, *x.shape[1:]) for x in found)
+    return face_id, depth, left_out
+
+
+def _draw_all(width: int, height: int, max_tiles: int) -> Any:
+    """A function of faces and (vertices, focal, center), these with one leading axis of images."""
+
+    def draw(method: Any, faces: Any, image: Any) -> Any:
+        camera = Camera(image[1], image[2], width, height)
+        return method(_prepare(image[0], faces, camera), camera)
+
+    on_cpu = functools.partial(draw, functools.partial(_scatter, _CHUNK_CPU, max_tiles))
+    on_gpu = functools.partial(draw, functools.partial(_scatter, _CHUNK_GPU, max_tiles))
+    on_tpu = functools.partial(draw, _sweep)
+
+    @custom_vmap
+    def draw_all(faces: Array, *images: Array) -> Any:
+        return jax.lax.platform_dependent(
+            faces,
+            images,
+            cpu=lambda faces, images: jax.lax.map(functools.partial(on_cpu, faces), images),
+            tpu=lambda faces, images: jax.lax.map(functools.partial(on_tpu, faces), images),
+            default=lambda faces, images: jax.vmap(functools.partial(on_gpu, faces))(images),
+        )
+
+    @draw_all.def_vmap
+    def _(size: int, batched: list[bool], faces: Array, *images: Array) -> Any:
+        arrays = [
+            x if mapped else jnp.broadcast_to(x, (size, *x.shape))
+            for x, mapped in zip((faces, *images), batched, strict=True)
+        ]
+        done = True, True, True
+        if batched[0]:
+            return jax.lax.map(lambda each: draw_all(*each), arrays), done
+        found = draw_all(faces, *(x.reshape(-1, *x.shape[2:]) for x in arrays[1:]))
+        return tuple(x.reshape(size, -1, *x.shape[1:]) for x in found), done
+
+    return draw_all
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Linear:
+    """A linear function of the pixel for each face."""
+
+    origin: tuple[Float[Array, " f"], Float[Array, " f"]]
+    """A pixel (u, v) where the value is known well."""
+    slope: tuple[Float[Array, " f"], Float[Array, " f"]]
+    """Change per pixel along u and v."""
+    value: Float[Array, " f"]
+    """At the origin."""
+
+    def __call__(self, u: Array, v: Array) -> Array:
+        (u0, v0), (along_u, along_v) = self.origin, self.slope
+        return along_u * (u - u0) + along_v * (v - v0) + self.value
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Faces:
+    """What a pixel asks of a face. Columns over faces: one array a number, for vector units."""
+
+    edges: tuple[_Linear, _Linear, _Linear]
+    """All positive or all negative inside the face."""
+    inverse_depth: _Linear
+    """1 / depth on the plane of the face."""
+    low: tuple[Int[Array, " f"], Int[Array, " f"]]
+    """First pixel (u, v) of the bounding box inside the image."""
+    high: tuple[Int[Array, " f"], Int[Array, " f"]]
+    """Last pixel of it; before the first one if the face cannot be seen."""
+    rank: UInt32[Array, " f"]
+    """Among equal depths the lowest rank wins. Its low bits are the number of the face."""
+
+
+def _prepare(vertices: Float[Array, "v 3"], faces: Int[Array, "f 3"], camera: Camera) -> _Faces:
+    finite = jnp.isfinite(vertices).all(1)
+    point = [jnp.where(finite, axis, 0.0) for axis in vertices.T]
+    ahead = finite & (point[2] > NEAR)
+    ray = [axis / jnp.where(ahead, point[2], 1.0) for axis in point[:2]]
+    offset = [ray[i] * camera.focal[i] for i in range(2)]
+    tame = ahead & (jnp.abs(offset[0]) < _FAR_OUT) & (jnp.abs(offset[1]) < _FAR_OUT)
+    pixel = [offset[i] + camera.center[i] for i in range(2)]
+    # Behind a barrier, so that all faces at a vertex see the very same number.
+    columns = jax.lax.optimization_barrier((*point, *pixel, tame, ahead, finite, _hash(vertices)))
+    corners = [[column[faces[:, k]] for column in columns] for k in range(3)]
+    points, pixels = [corner[:3] for corner in corners], [corner[3:5] for corner in corners]
+    all_tame, all_ahead, all_finite = (
+        corners[0][i] & corners[1][i] & corners[2][i] for i in (5, 6, 7)
+    )
+    any_ahead = corners[0][6] | corners[1][6] | corners[2][6]
+
+    normal = cross(minus(points[1], points[0]), minus(points[2], points[0]))
+    height = dot(normal, points[0])
+    seen = all_finite & any_ahead & (height != 0)
+    low, high = _box(pixels, all_ahead, camera)
+    return _Faces(
+        edges=tuple(_edge(corners[k], corners[(k + 1) % 3], camera) for k in range(3)),
+        inverse_depth=_inverse_depth(normal, height, points[0], pixels[0], all_tame, camera),
+        low=low,
+        high=tuple(jnp.where(seen, last, -1) for last in high),
+        rank=_rank(height > 0, corners[0][8] + corners[1][8] + corners[2][8]),
+    )
+
+
+def _hash(vertices: Float[Array, "v 3"]) -> UInt32[Array, " v"]:
+    """A number that vertices at different places hardly ever share."""
+    x, y, z = jax.lax.bitcast_convert_type(vertices, jnp.uint32).T
+    mixed = x * np.uint32(0x9E3779B1) ^ y * np.uint32(0x85EBCA77) ^ z * np.uint32(0xC2B2AE3D)
+    return (mixed ^ (mixed >> 15)) * np.uint32(0x27D4EB2F)
+
+
+def _rank(inside: Bool[Array, " f"], hashed: UInt32[Array, " f"]) -> UInt32[Array, " f"]:
+    count = len(hashed)
+    bits = max(1, (count - 1).bit_length())
+    geometric = inside.astype(jnp.uint32) << 31 | hashed >> 1
+    return geometric >> bits << bits | jnp.arange(count, dtype=jnp.uint32)
+
+
+def _face_of_rank(rank: UInt32[Array, "*n"], count: int) -> Int[Array, "*n"]:
+    bits = max(1, (count - 1).bit_length())
+    return (rank & np.uint32((1 << bits) - 1)).astype(jnp.int32)
+
+
+def _box(
+    pixels: list[list[Array]], ahead: Bool[Array, " f"], camera: Camera
+) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    """First and last pixel centre in the box around each face; the image where unknown."""
+    low, high = [], []
+    for i, size in enumerate((camera.width, camera.height)):
+        a, b, c = (pixel[i] for pixel in pixels)
+        first = jnp.where(ahead, jnp.ceil(jnp.minimum(jnp.minimum(a, b), c)), 0.0)
+        last = jnp.where(ahead, jnp.floor(jnp.maximum(jnp.maximum(a, b), c)), size - 1.0)
+        # Clamped while still floats: a huge float has no integer.
+        low.append(jnp.clip(first, 0.0, size).astype(jnp.int32))
+        high.append(jnp.clip(last, -1.0, size - 1.0).astype(jnp.int32))
+    return tuple(low), tuple(high)
+
+
+def _edge(begin: list[Array], end: list[Array], camera: Camera) -> _Linear:
+    """The edge function between two corners, positive on one side and negative beyond."""
+    # In order of position, so that the faces on both sides compute the very same numbers.
+    later = [begin[i] > end[i] for i in range(3)]
+    equal = [begin[i] == end[i] for i in range(3)]
+    swap = later[0] | (equal[0] & (later[1] | (equal[1] & later[2])))
+    first = [jnp.where(swap, end[i], begin[i]) for i in range(5)]
+    second = [jnp.where(swap, begin[i], end[i]) for i in range(5)]
+    flip = jnp.where(swap, -1.0, 1.0)
+    # An edge that does not project: the plane through it and the pinhole, at the ray of the pixel.
+    plane = cross(first[:3], second[:3])
+    # One that does: the cross product of its direction with (pixel - first).
+    flat = begin[5] & end[5]
+    along_u = jnp.where(flat, first[4] - second[4], plane[0] / camera.focal[0])
+    along_v = jnp.where(flat, second[3] - first[3], plane[1] / camera.focal[1])
+    return _Linear(
+        origin=(
+            jnp.where(flat, first[3], camera.center[0]),
+            jnp.where(flat, first[4], camera.center[1]),
+        ),
+        slope=(along_u * flip, along_v * flip),
+        value=jnp.where(flat, 0.0, plane[2]) * flip,
+    )
+
+
+def _inverse_depth(
+    normal: list[Array],
+    height: Float[Array, " f"],
+    point: list[Array],
+    pixel: list[Array],
+    tame: Bool[Array, " f"],
+    camera: Camera,
+) -> _Linear:
+    """On the plane `normal . x = height`; told from a corner, if known, for precision."""
+    safe = jnp.where(height == 0, 1.0, height)
+    return _Linear(
+        origin=tuple(jnp.where(tame, pixel[i], camera.center[i]) for i in range(2)),
+        slope=tuple(normal[i] / (safe * camera.focal[i]) for i in range(2)),
+        value=jnp.where(tame, 1.0 / jnp.where(tame, point[2], 1.0), normal[2] / safe),
+    )
+
+
+def _depth_bits(face: _Faces, u: Int[Array, "*n"], v: Int[Array, "*n"]) -> UInt32[Array, "*n"]:
+    """Depth of faces at pixels (broadcast), as ordered bits; `_EMPTY` where not covered."""
+    x, y = u.astype(jnp.float32), v.astype(jnp.float32)
+    within = (u >= face.low[0]) & (u <= face.high[0]) & (v >= face.low[1]) & (v <= face.high[1])
+    all_positive, all_negative = within, within
+    for edge in face.edges:
+        value = edge(x, y)
+        # The slopes along u, then v, decide a pixel that is exactly on the edge.
+        tie = jnp.where(edge.slope[0] == 0, edge.slope[1], edge.slope[0])
+        value = jnp.where(value == 0, tie, value)
+        all_positive &= value > 0
+        all_negative &= value < 0
+    inverse = face.inverse_depth(x, y)
+    ahead = inverse > 0
+    depth = 1.0 / jnp.where(ahead, inverse, 1.0)
+    covered = (all_positive | all_negative) & ahead & (depth > NEAR)
+    # The bits of positive floats are ordered as the floats are.
+    return jnp.where(covered, jax.lax.bitcast_convert_type(depth, jnp.uint32), _EMPTY)
+
+
+def _scatter(
+    chunk: int, max_tiles: int, faces: _Faces, camera: Camera
+) -> tuple[Array, Array, Array]:
+    """Draw all tiles of all faces, so many at a time, keeping the nearest at each pixel."""
+    count, size = len(faces.rank), camera.width * camera.height
+    grid, ends, left_out = _tiles(faces, camera, max_tiles)
+    steps = np.arange(_TILE)
+    step_u, step_v = np.tile(steps, _TILE)[:, None], np.repeat(steps, _TILE)[:, None]
+
+    def draw(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        start, nearest, winner = state
+        slot = start + jnp.arange(chunk)
+        owner = jnp.minimum(jnp.searchsorted(ends, slot, side="right"), count - 1)
+        face, columns = jax.tree.map(lambda column: column[owner][None], (faces, grid[0]))
+        within = slot[None] - (ends - grid[0] * grid[1])[owner][None]
+        row = within // jnp.maximum(columns, 1)
+        u = face.low[0] + _TILE * (within - row * columns) + step_u
+        v = face.low[1] + _TILE * row + step_v
+        # Out of range is dropped by scatters: that is where uncovered samples go.
+        bits = jnp.where(slot[None] < ends[-1], _depth_bits(face, u, v), _EMPTY)
+        pixel = jnp.where(bits == _EMPTY, size, v * camera.width + u)
+        rank = jnp.broadcast_to(face.rank, bits.shape)
+        # Behind a barrier, so that they are not computed twice with different rounding.
+        bits, pixel = jax.lax.optimization_barrier((bits, pixel))
+        nearer = nearest.at[pixel].min(bits, mode="drop")
+        wins = bits == nearer.at[pixel].get(mode="fill", fill_value=0)
+        winner = jnp.where(nearer < nearest, _EMPTY, winner)
+        winner = winner.at[jnp.where(wins, pixel, size)].min(rank, mode="drop")
+        return start + chunk, nearer, winner
+
+    blank = jnp.full(size, _EMPTY)
+    state = (jnp.zeros((), jnp.int32), blank, blank)
+    _, nearest, winner = jax.lax.while_loop(lambda state: state[0] < ends[-1], draw, state)
+    shape = camera.height, camera.width
+    return *_decode(nearest.reshape(shape), winner.reshape(shape), count), left_out
+
+
+def _tiles(
+    faces: _Faces, camera: Camera, max_tiles: int
+) -> tuple[Columns, Int[Array, " f"], Int[Array, ""]]:
+    """Columns and rows of tiles of each face, where its tiles end in the list of all, and how many
+    faces do not fit the list."""
+    grid = tuple(jnp.maximum((faces.high[i] - faces.low[i] + _TILE) // _TILE, 0) for i in range(2))
+    tiles = grid[0] * grid[1]
+    image = math.ceil(camera.width / _TILE) * math.ceil(camera.height / _TILE)
+    if len(faces.rank) * image <= max_tiles:
+        return grid, jnp.cumsum(tiles), jnp.zeros((), jnp.int32)
+    # A float32 sum cannot wrap around. It is rounded, for which `MAX_TILES` leaves room.
+    fits = jnp.cumsum(tiles.astype(jnp.float32)) <= max_tiles
+    kept = jnp.where(fits, tiles, 0)
+    return (
+        (jnp.where(fits, grid[0], 0), grid[1]),
+        jnp.cumsum(kept),
+        jnp.sum(~fits & (tiles > 0), dtype=jnp.int32),
+    )
+
+
+def _decode(
+    nearest: UInt32[Array, "*n"], winner: UInt32[Array, "*n"], count: int
+) -> tuple[Int[Array, "*n"], Float[Array, "*n"]]:
+    empty = nearest == _EMPTY
+    depth = jax.lax.bitcast_convert_type(jnp.where(empty, 0, nearest), jnp.float32)
+    return jnp.where(empty, -1, _face_of_rank(winner, count)), depth
+
+
+def _sweep(faces: _Faces, camera: Camera) -> tuple[Array, Array, Array]:
+    """Sweep blocks of the image by chunks of faces, skipping the chunks that are elsewhere."""
+    count = len(faces.rank)
+    chunks = _sorted_chunks(faces, camera)
+    low = [chunks.low[i].min((1, 2)) for i in range(2)]
+    high = [chunks.high[i].max((1, 2)) for i in range(2)]
+    rows, columns = math.ceil(camera.height / _BLOCK_ROWS), math.ceil(camera.width / _BLOCK_COLUMNS)
+    step_v, step_u = jnp.divmod(jnp.arange(_BLOCK_ROWS * _BLOCK_COLUMNS)[None], _BLOCK_COLUMNS)
+
+    def sweep_block(block: Int[Array, ""]) -> tuple[Array, Array]:
+        v, u = (block // columns) * _BLOCK_ROWS, (block % columns) * _BLOCK_COLUMNS
+
+        def nearer(i: Array, best: tuple[Array, Array]) -> tuple[Array, Array]:
+            chunk = jax.tree.map(lambda column: column[i], chunks)
+            bits = _depth_bits(chunk, u + step_u, v + step_v)
+            value = bits.min(0)
+            rank = jnp.where(bits == value[None], chunk.rank, _EMPTY).min(0)
+            better = (value < best[0]) | ((value == best[0]) & (rank < best[1]))
+            return jnp.where(better, value, best[0]), jnp.where(better, rank, best[1])
+
+        def visit(i: Array, best: tuple[Array, Array]) -> tuple[Array, Array]:
+            meets_u = (low[0][i] < u + _BLOCK_COLUMNS) & (high[0][i] >= u)
+            meets_v = (low[1][i] < v + _BLOCK_ROWS) & (high[1][i] >= v)
+            return jax.lax.cond(meets_u & meets_v, nearer, lambda i, best: best, i, best)
+
+        blank = jnp.full(step_u.shape[1], _EMPTY)
+        return jax.lax.fori_loop(0, len(low[0]), visit, (blank, blank))
+
+    def assemble(blocks: Array) -> Array:
+        grid = blocks.reshape(rows, columns, _BLOCK_ROWS, _BLOCK_COLUMNS).swapaxes(1, 2)
+        image = grid.reshape(rows * _BLOCK_ROWS, columns * _BLOCK_COLUMNS)
+        return image[: camera.height, : camera.width]
+
+    nearest, winner = jax.lax.map(sweep_block, jnp.arange(rows * columns))
+    return *_decode(assemble(nearest), assemble(winner), count), jnp.zeros((), jnp.int32)
+
+
+def _sorted_chunks(faces: _Faces, camera: Camera) -> _Faces:
+    """Columns (chunk, face, 1), in an order in which the faces of a chunk are near each other."""
+    count = len(faces.rank)
+    centre = [(faces.low[i] + faces.high[i]) // 2 for i in range(2)]
+    block = centre[1] // _BLOCK_ROWS * math.ceil(camera.width / _BLOCK_COLUMNS)
+    unseen = (faces.high[0] < faces.low[0]) | (faces.high[1] < faces.low[1])
+    order = jnp.argsort(
+        jnp.where(unseen, jnp.iinfo(jnp.int32).max, block + centre[0] // _BLOCK_COLUMNS)
+    )
+    # The last face fills the last chunk: the same face once more changes nothing.
+    order = order[jnp.minimum(jnp.arange(math.ceil(count / _SWEEP) * _SWEEP), count - 1)]
+    chunks = jax.tree.map(lambda column: column[order].reshape(-1, _SWEEP, 1), faces)
+    # Faces that cannot be seen must not widen the box of their chunk.
+    hidden = unseen[order].reshape(-1, _SWEEP, 1)
+    far = max(camera.width, camera.height)
+    return dataclasses.replace(
+        chunks,
+        low=tuple(jnp.where(hidden, far, first) for first in chunks.low),
+        high=tuple(jnp.where(hidden, -1, last) for last in chunks.high),
+    )
