@@ -28,9 +28,11 @@ LEFT = {
 LIMBS = {
     f"{side}_{a}": f"{side}_{b}"
     for side in ("left", "right")
-    for a, b in (("hip", "knee"), ("knee", "ankle"), ("ankle", "foot"),
-                 ("shoulder", "elbow"), ("elbow", "wrist"))
+    for a, b in (("hip", "knee"), ("knee", "ankle"), ("shoulder", "elbow"), ("elbow", "wrist"))
 }  # fmt: skip
+
+# Feet have a heading, but are aligned by their soles.
+FEET = {f"{side}_ankle": f"{side}_foot" for side in ("left", "right")}
 
 
 def rest_joints(scale=1.0):
@@ -67,7 +69,7 @@ def motion(rest, rotations, root=None, names=NAMES):
         rotations=rotations,
         root=np.zeros((count, 3)) if root is None else root,
         mapping=mapped,
-        limbs={rename[a]: rename[b] for a, b in LIMBS.items()},
+        limbs={rename[a]: rename[b] for a, b in (LIMBS | FEET).items()},
     )
 
 
@@ -90,9 +92,39 @@ def test_onto_itself_gives_the_same_pose(rng):
     vectors, rotations = flexing(rng)
     root = rng.normal(size=(len(rotations), 3))
     got = retarget(motion(rest_joints(), rotations, root), target())
-    # A foot follows its ankle: it has no bone of its own whose direction could be matched.
     np.testing.assert_allclose(got.pose, vectors, atol=1e-6)
     np.testing.assert_allclose(got.translation, root - rest_joints()[0], atol=1e-12)
+
+
+def test_one_turned_joint_turns_alone():
+    local = np.tile(np.eye(3), (1, len(NAMES), 1, 1))
+    shoulder = NAMES.index("right_shoulder")
+    local[0, shoulder] = Rotation.from_rotvec([0.7, 0.1, -0.4]).as_matrix()
+    got = retarget(motion(rest_joints(), local), target()).pose[0]
+    np.testing.assert_allclose(got[shoulder], [0.7, 0.1, -0.4], atol=1e-6)
+    np.testing.assert_allclose(np.delete(got, shoulder, axis=0), 0.0, atol=1e-6)
+
+
+def mirrored(rotations):
+    """The same motion seen in a mirror: sides swapped, reflected in x."""
+    swap = [
+        NAMES.index(name.replace("left", "#").replace("right", "left").replace("#", "right"))
+        for name in NAMES
+    ]
+    mirror = np.diag([-1.0, 1.0, 1.0])
+    return mirror @ rotations[:, swap] @ mirror, swap
+
+
+def test_a_mirrored_motion_gives_the_mirrored_pose(rng):
+    _, rotations = flexing(rng)
+    reflected, swap = mirrored(rotations)
+    straight, other = (retarget(motion(splayed(), r), target()) for r in (rotations, reflected))
+    expected = straight.pose[:, swap] * [1, -1, -1]
+    np.testing.assert_allclose(
+        Rotation.from_rotvec(other.pose.reshape(-1, 3)).as_matrix(),
+        Rotation.from_rotvec(expected.reshape(-1, 3)).as_matrix(),
+        atol=1e-9,
+    )
 
 
 def bone_directions(joints):
@@ -111,16 +143,54 @@ def source_joints(one):
     return joints
 
 
-def test_bones_keep_their_directions_between_different_rest_poses(rng):
-    """From a source in T-pose with straight limbs and other proportions."""
+def splayed(angle=0.0):
+    """A source in T-pose with straight limbs, other proportions, and legs splayed by an angle."""
     rest = rest_joints(1.3)
     index = NAMES.index
     for side, sign in (("left", 1), ("right", -1)):
         for step, name in enumerate(("shoulder", "elbow", "wrist")):
             rest[index(f"{side}_{name}")] = [sign * (0.2 + 0.3 * step), 0.5, 0]
         for step, name in enumerate(("hip", "knee", "ankle")):
-            rest[index(f"{side}_{name}")] = [sign * 0.1, -0.45 * step, 0]
-        rest[index(f"{side}_foot")] = rest[index(f"{side}_ankle")] + [0, -0.05, 0.2]
+            down = 0.45 * step * np.array([sign * np.sin(angle), -np.cos(angle), 0])
+            rest[index(f"{side}_{name}")] = [sign * 0.1, 0, 0] + down
+        # Feet are part of the splayed leg, and slope otherwise than the target's.
+        rest[index(f"{side}_foot")] = rest[index(f"{side}_ankle")] + [0, -0.03, 0.2]
+    return rest
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.35])
+def test_feet_stand_flat_when_the_legs_of_a_splayed_source_hang_straight(angle):
+    local = np.tile(np.eye(3), (1, len(NAMES), 1, 1))
+    for side, sign in (("left", 1), ("right", -1)):
+        hip = NAMES.index(f"{side}_hip")
+        local[0, hip] = Rotation.from_rotvec([0, 0, -sign * angle]).as_matrix()
+    source = motion(splayed(angle), local)
+    lean = {f"{side}_ankle": np.array([-sign * np.sin(angle), np.cos(angle), 0])
+            for side, sign in (("left", 1), ("right", -1))}  # fmt: skip
+    got = retarget(dataclasses.replace(source, soles=lean), target()).pose
+    turned = global_rotations(PARENTS, Rotation.from_rotvec(got.reshape(-1, 3)).as_matrix()[None])
+    for name in ("left_ankle", "right_ankle", "left_foot", "right_foot"):
+        np.testing.assert_allclose(turned[0, NAMES.index(name), :, 1], [0, 1, 0], atol=1e-9)
+
+
+def test_hips_and_soles_are_where_those_of_the_source_are(rng):
+    """The source's pelvis joint lies 0.1 m above its hips, the target's between them."""
+    _, rotations = flexing(rng, 3)
+    rest = rest_joints()
+    rest[NAMES.index("pelvis")] = [0, 0.1, 0]
+    source = motion(rest, rotations, root=rng.normal(size=(3, 3)))
+    world = global_rotations(PARENTS, rotations)
+    hips = source.root + world[:, 0] @ [0, -0.1, 0]
+    got = retarget(source, target())
+    np.testing.assert_allclose(got.translation, hips, atol=1e-6)
+    # The target's lowest vertex lies 0.05 m below its ankles.
+    lifted = retarget(dataclasses.replace(source, ankle_height=0.02), target())
+    raised = lifted.translation - got.translation
+    np.testing.assert_allclose(raised, np.tile([0, 0.03, 0], (3, 1)), atol=1e-6)
+
+
+def test_bones_keep_their_directions_between_different_rest_poses(rng):
+    rest = splayed()
     _, rotations = flexing(rng)
     source = motion(rest, rotations, names=[f"s_{name}" for name in NAMES])
     got = retarget(source, target())
@@ -173,6 +243,25 @@ def test_unknown_joints_are_named(rng):
     other = make_model(np.eye(3), np.zeros((0, 3), int), joint_names=("box",))
     with pytest.raises(ValueError, match="none of its joints"):
         retarget(one, other)
+    partly = {name: way for name, way in one.mapping.items() if name != "right_elbow"}
+    with pytest.raises(ValueError, match=r"no entry for \['right_elbow'\]"):
+        retarget(dataclasses.replace(one, mapping=partly), target())
+    names = tuple("ankle_of_left" if name == "left_ankle" else name for name in NAMES)
+    with pytest.raises(ValueError, match=r"has no joints \['left_ankle'\]"):
+        retarget(one, dataclasses.replace(target(), joint_names=names))
+
+
+def test_a_model_without_fingers_takes_hands_along_with_forearms(rng):
+    _, rotations = flexing(rng, 2)
+    rotations[:, NAMES.index("left_wrist")] = np.eye(3)
+    one = motion(rest_joints(), rotations)
+    thumb = dataclasses.replace(
+        one,
+        limbs={**one.limbs, "left_wrist": "head"},
+        thumbs={"left_wrist": "spine1"},
+    )
+    got = retarget(thumb, target()).pose
+    np.testing.assert_allclose(got[:, NAMES.index("left_wrist")], 0.0, atol=1e-9)
 
 
 def test_readers_explain_wrong_files(tmp_path):
