@@ -29,7 +29,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -152,45 +152,65 @@ class _Faces:
     """Among equal depths the lowest rank wins. Its low bits are the number of the face."""
 
 
-def _prepare(vertices: Float[Array, "v 3"], faces: Int[Array, "f 3"], camera: Camera) -> _Faces:
-    finite = jnp.isfinite(vertices).all(1)
-    point = [jnp.where(finite, axis, 0.0) for axis in vertices.T]
-    ahead = finite & (point[2] > NEAR)
-    ray = [axis / jnp.where(ahead, point[2], 1.0) for axis in point[:2]]
-    offset = [ray[i] * camera.focal[i] for i in range(2)]
-    tame = ahead & (jnp.abs(offset[0]) < _FAR_OUT) & (jnp.abs(offset[1]) < _FAR_OUT)
-    pixel = [offset[i] + camera.center[i] for i in range(2)]
-    # Behind a barrier, so that all faces at a vertex see the very same number.
-    columns = jax.lax.optimization_barrier((*point, *pixel, tame, ahead, finite, _hash(vertices)))
-    corners = [[column[faces[:, k]] for column in columns] for k in range(3)]
-    points, pixels = [corner[:3] for corner in corners], [corner[3:5] for corner in corners]
-    all_tame, all_ahead, all_finite = (
-        corners[0][i] & corners[1][i] & corners[2][i] for i in (5, 6, 7)
-    )
-    any_ahead = corners[0][6] | corners[1][6] | corners[2][6]
+class _Corner(NamedTuple):
+    """One corner of each face."""
 
+    point: tuple[Float[Array, " f"], ...]
+    """x, y, z, metres; NaN unless all are finite."""
+    pixel: tuple[Float[Array, " f"], ...]
+    """Its projection (u, v); meaningless unless ahead."""
+    ahead: Bool[Array, " f"]
+    """Beyond the near plane."""
+    tame: Bool[Array, " f"]
+    """Its projection has all the digits that coverage needs."""
+
+
+def _prepare(vertices: Float[Array, "v 3"], faces: Int[Array, "f 3"], camera: Camera) -> _Faces:
+    corners = _corners(vertices, faces, camera)
+    points = [corner.point for corner in corners]
+    ahead = [corner.ahead for corner in corners]
     normal = cross(minus(points[1], points[0]), minus(points[2], points[0]))
     height = dot(normal, points[0])
-    seen = all_finite & any_ahead & (height != 0)
-    low, high = _box(pixels, all_ahead, camera)
+    # False for NaN, too.
+    seen = (jnp.abs(height) > 0) & (ahead[0] | ahead[1] | ahead[2])
+    low, high = _box(corners, camera)
     return _Faces(
         edges=tuple(_edge(corners[k], corners[(k + 1) % 3], camera) for k in range(3)),
-        inverse_depth=_inverse_depth(normal, height, points[0], pixels[0], all_tame, camera),
+        inverse_depth=_inverse_depth(normal, height, corners, camera),
         low=low,
         high=tuple(jnp.where(seen, last, -1) for last in high),
-        rank=_rank(height > 0, corners[0][8] + corners[1][8] + corners[2][8]),
+        rank=_rank(height > 0, points),
     )
 
 
-def _hash(vertices: Float[Array, "v 3"]) -> UInt32[Array, " v"]:
-    """A number that vertices at different places hardly ever share."""
-    x, y, z = jax.lax.bitcast_convert_type(vertices, jnp.uint32).T
-    mixed = x * np.uint32(0x9E3779B1) ^ y * np.uint32(0x85EBCA77) ^ z * np.uint32(0xC2B2AE3D)
-    return (mixed ^ (mixed >> 15)) * np.uint32(0x27D4EB2F)
+def _corners(
+    vertices: Float[Array, "v 3"], faces: Int[Array, "f 3"], camera: Camera
+) -> list[_Corner]:
+    finite = jnp.isfinite(vertices).all(1)
+    point = [jnp.where(finite, axis, jnp.nan) for axis in vertices.T]
+    depth = jnp.where(point[2] > NEAR, point[2], 1.0)
+    pixel = [point[i] / depth * camera.focal[i] + camera.center[i] for i in range(2)]
+    # Behind a barrier, so that all faces at a vertex see the very same numbers.
+    columns = jax.lax.optimization_barrier((*point, *pixel))
+    corners = []
+    for k in range(3):
+        x, y, z, u, v = (column[faces[:, k]] for column in columns)
+        tame = (jnp.abs(u - camera.center[0]) < _FAR_OUT) & (
+            jnp.abs(v - camera.center[1]) < _FAR_OUT
+        )
+        corners.append(_Corner((x, y, z), (u, v), z > NEAR, (z > NEAR) & tame))
+    return corners
 
 
-def _rank(inside: Bool[Array, " f"], hashed: UInt32[Array, " f"]) -> UInt32[Array, " f"]:
-    count = len(hashed)
+def _rank(inside: Bool[Array, " f"], points: list[Any]) -> UInt32[Array, " f"]:
+    """First what is seen from outside, then by a hash of the corners, then by number."""
+    hashed = jnp.zeros(inside.shape, jnp.uint32)
+    for point in points:
+        x, y, z = (jax.lax.bitcast_convert_type(axis, jnp.uint32) for axis in point)
+        mixed = x * np.uint32(0x9E3779B1) ^ y * np.uint32(0x85EBCA77) ^ z * np.uint32(0xC2B2AE3D)
+        # A sum, which does not care which corner is the first.
+        hashed += (mixed ^ (mixed >> 15)) * np.uint32(0x27D4EB2F)
+    count = len(inside)
     bits = max(1, (count - 1).bit_length())
     geometric = inside.astype(jnp.uint32) << 31 | hashed >> 1
     return geometric >> bits << bits | jnp.arange(count, dtype=jnp.uint32)
@@ -201,34 +221,37 @@ def _face_of_rank(rank: UInt32[Array, "*n"], count: int) -> Int[Array, "*n"]:
     return (rank & np.uint32((1 << bits) - 1)).astype(jnp.int32)
 
 
-def _box(
-    pixels: list[list[Array]], ahead: Bool[Array, " f"], camera: Camera
-) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+def _box(corners: list[_Corner], camera: Camera) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
     """First and last pixel centre in the box around each face; the image where unknown."""
+    ahead = corners[0].ahead & corners[1].ahead & corners[2].ahead
     low, high = [], []
     for i, size in enumerate((camera.width, camera.height)):
-        a, b, c = (pixel[i] for pixel in pixels)
+        a, b, c = (corner.pixel[i] for corner in corners)
         first = jnp.where(ahead, jnp.ceil(jnp.minimum(jnp.minimum(a, b), c)), 0.0)
         last = jnp.where(ahead, jnp.floor(jnp.maximum(jnp.maximum(a, b), c)), size - 1.0)
         # Clamped while still floats: a huge float has no integer.
         low.append(jnp.clip(first, 0.0, size).astype(jnp.int32))
         high.append(jnp.clip(last, -1.0, size - 1.0).astype(jnp.int32))
-    return tuple(low), tuple(high)
+    return (low[0], low[1]), (high[0], high[1])
 
 
-def _edge(begin: list[Array], end: list[Array], camera: Camera) -> _Linear:
+def _edge(begin: _Corner, end: _Corner, camera: Camera) -> _Linear:
     """The edge function between two corners, positive on one side and negative beyond."""
     # In order of position, so that the faces on both sides compute the very same numbers.
-    later = [begin[i] > end[i] for i in range(3)]
-    equal = [begin[i] == end[i] for i in range(3)]
-    swap = later[0] | (equal[0] & (later[1] | (equal[1] & later[2])))
-    first = [jnp.where(swap, end[i], begin[i]) for i in range(5)]
-    second = [jnp.where(swap, begin[i], end[i]) for i in range(5)]
+    (x, y, z), (x_end, y_end, z_end) = begin.point, end.point
+    swap = (x > x_end) | ((x == x_end) & ((y > y_end) | ((y == y_end) & (z > z_end))))
+    first, second = (
+        [
+            jnp.where(swap, b, a)
+            for a, b in zip((*p.point, *p.pixel), (*q.point, *q.pixel), strict=True)
+        ]
+        for p, q in ((begin, end), (end, begin))
+    )
     flip = jnp.where(swap, -1.0, 1.0)
     # An edge that does not project: the plane through it and the pinhole, at the ray of the pixel.
     plane = cross(first[:3], second[:3])
     # One that does: the cross product of its direction with (pixel - first).
-    flat = begin[5] & end[5]
+    flat = begin.tame & end.tame
     along_u = jnp.where(flat, first[4] - second[4], plane[0] / camera.focal[0])
     along_v = jnp.where(flat, second[3] - first[3], plane[1] / camera.focal[1])
     return _Linear(
@@ -242,19 +265,18 @@ def _edge(begin: list[Array], end: list[Array], camera: Camera) -> _Linear:
 
 
 def _inverse_depth(
-    normal: list[Array],
-    height: Float[Array, " f"],
-    point: list[Array],
-    pixel: list[Array],
-    tame: Bool[Array, " f"],
-    camera: Camera,
+    normal: list[Array], height: Float[Array, " f"], corners: list[_Corner], camera: Camera
 ) -> _Linear:
     """On the plane `normal . x = height`; told from a corner, if known, for precision."""
+    first = corners[0]
     safe = jnp.where(height == 0, 1.0, height)
     return _Linear(
-        origin=tuple(jnp.where(tame, pixel[i], camera.center[i]) for i in range(2)),
-        slope=tuple(normal[i] / (safe * camera.focal[i]) for i in range(2)),
-        value=jnp.where(tame, 1.0 / jnp.where(tame, point[2], 1.0), normal[2] / safe),
+        origin=(
+            jnp.where(first.tame, first.pixel[0], camera.center[0]),
+            jnp.where(first.tame, first.pixel[1], camera.center[1]),
+        ),
+        slope=(normal[0] / (safe * camera.focal[0]), normal[1] / (safe * camera.focal[1])),
+        value=jnp.where(first.tame, 1.0 / first.point[2], normal[2] / safe),
     )
 
 
@@ -284,24 +306,27 @@ def _scatter(
     """Draw all tiles of all faces, so many at a time, keeping the nearest at each pixel."""
     count, size = len(faces.rank), camera.width * camera.height
     grid, ends, left_out = _tiles(faces, camera, max_tiles)
-    steps = np.arange(_TILE)
-    step_u, step_v = np.tile(steps, _TILE)[:, None], np.repeat(steps, _TILE)[:, None]
 
     def draw(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         start, nearest, winner = state
         slot = start + jnp.arange(chunk)
         owner = jnp.minimum(jnp.searchsorted(ends, slot, side="right"), count - 1)
-        face, columns = jax.tree.map(lambda column: column[owner][None], (faces, grid[0]))
-        within = slot[None] - (ends - grid[0] * grid[1])[owner][None]
+        face, columns = jax.tree.map(lambda column: column[owner], (faces, grid[0]))
+        within = slot - (ends - grid[0] * grid[1])[owner]
         row = within // jnp.maximum(columns, 1)
-        u = face.low[0] + _TILE * (within - row * columns) + step_u
-        v = face.low[1] + _TILE * row + step_v
-        # Out of range is dropped by scatters: that is where uncovered samples go.
-        bits = jnp.where(slot[None] < ends[-1], _depth_bits(face, u, v), _EMPTY)
-        pixel = jnp.where(bits == _EMPTY, size, v * camera.width + u)
-        rank = jnp.broadcast_to(face.rank, bits.shape)
+        column = within - row * columns
+        samples = []
+        # One pixel of the tile after the other: XLA makes faster code of it than of one more axis.
+        for step_v, step_u in np.ndindex(_TILE, _TILE):
+            u, v = face.low[0] + _TILE * column + step_u, face.low[1] + _TILE * row + step_v
+            bits = jnp.where(slot < ends[-1], _depth_bits(face, u, v), _EMPTY)
+            # Out of range is dropped by scatters: that is where uncovered samples go.
+            samples.append((bits, jnp.where(bits == _EMPTY, size, v * camera.width + u)))
         # Behind a barrier, so that they are not computed twice with different rounding.
-        bits, pixel = jax.lax.optimization_barrier((bits, pixel))
+        bits, pixel = jax.lax.optimization_barrier(
+            tuple(jnp.concatenate(parts) for parts in zip(*samples, strict=True))
+        )
+        rank = jnp.tile(face.rank, _TILE**2)
         nearer = nearest.at[pixel].min(bits, mode="drop")
         wins = bits == nearer.at[pixel].get(mode="fill", fill_value=0)
         winner = jnp.where(nearer < nearest, _EMPTY, winner)
