@@ -99,17 +99,19 @@ def summary(distance: np.ndarray) -> dict[str, float]:
 
 
 def picture(meshes: list[tuple[np.ndarray, np.ndarray]], colors: list[Any]) -> np.ndarray:
-    """Meshes in one frame, side by side."""
-    images = []
+    """Meshes in one frame, side by side, and then in one place: the nearer one shows."""
+    images, depths = [], []
     framing = np.concatenate([vertices for vertices, _ in meshes])
     for (vertices, faces), color in zip(meshes, colors, strict=True):
         view = look_at(framing, width=560, height=640, azimuth=0.35)
         placed = view.place(vertices)
         seen = render(jnp.asarray(placed), jnp.asarray(faces), view.camera)
-        images.append(
-            downsample(shade(seen, color, normals=smooth_normals(seen, faces, placed)), 2)
-        )
-    return np.concatenate(images, axis=1)
+        images.append(shade(seen, color, normals=smooth_normals(seen, faces, placed)))
+        depth = np.asarray(seen.depth)
+        depths.append(np.where(depth > 0, depth, np.inf))
+    nearer = np.argmin(depths, axis=0)
+    overlay = np.where(nearer[..., None] == 0, images[0], images[1])
+    return np.concatenate([downsample(image, 2) for image in (*images, overlay)], axis=1)
 
 
 def main() -> None:
@@ -141,8 +143,8 @@ def main() -> None:
         print(name, results[name], flush=True)
         pair = [(np.asarray(mesh.vertices), np.asarray(mesh.faces)), (vertices, faces)]
         images.append(picture(pair, [(0.75, 0.6, 0.45), (0.62, 0.66, 0.72)]))
-        names.append(f"{name}: avatar, fit")
-    write_image(args.picture, sheet(images, columns=3, captions=names), overwrite=True)
+        names.append(f"{name}: avatar, fit, both")
+    write_image(args.picture, sheet(images, columns=2, captions=names), overwrite=True)
     both = ("model to avatar (mm)", "avatar to model (mm)")
     means = {k: round(float(np.mean([r[k]["mean"] for r in results.values()])), 1) for k in both}
     report = provenance("experiments/fit_avatars.py --avatars DIR") | {
