@@ -13,8 +13,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jrecon.geometry.camera import Camera
 from jrecon.render.columns import cross, dot, minus
-from jrecon.render.rasterize import check_shapes, gather_corners, map_images, rasterize
-from jrecon.render.visibility import MAX_TILES
+from jrecon.render.rasterize import check_shapes, gather_corners, map_images, meet, with_value
+from jrecon.render.visibility import MAX_TILES, nearest_faces
 
 
 @jax.tree_util.register_dataclass
@@ -78,30 +78,39 @@ def render(
 def _render(
     vertices: Float[Array, "*batch v 3"], faces: Int[Array, "f 3"], camera: Camera, max_tiles: int
 ) -> View:
-    found = rasterize(vertices, faces, camera, max_tiles=max_tiles)
-    normals = map_images(functools.partial(_normals, faces), found.mask.shape[:-2], camera)
+    face_id, nearest, overflow = nearest_faces(vertices, faces, camera, max_tiles=max_tiles)
+    shade = map_images(functools.partial(_shade, faces), face_id.shape[:-2])
+    depth, barycentrics, normals = shade(camera, vertices, face_id, nearest)
     return View(
-        depth=found.depth,
-        mask=found.mask,
-        face_id=found.face_id,
-        barycentrics=found.barycentrics,
-        normals=normals(vertices, found.face_id),
-        overflow=found.overflow,
+        depth=depth,
+        mask=face_id >= 0,
+        face_id=face_id,
+        barycentrics=barycentrics,
+        normals=normals,
+        overflow=overflow,
     )
 
 
-def _normals(
+def _shade(
     faces: Int[Array, "f 3"],
-    _: Camera,
+    camera: Camera,
     vertices: Float[Array, "v 3"],
     face_id: Int[Array, "h w"],
-) -> Float[Array, "h w 3"]:
-    a, b, c = gather_corners(vertices, faces, face_id)
-    normal = cross(minus(b, a), minus(c, a))
-    # Visible faces have an area; background pixels see a triangle that has one.
-    length = jnp.sqrt(dot(normal, normal))
+    nearest: Float[Array, "h w"],
+) -> tuple[Float[Array, "h w"], Float[Array, "h w 3"], Float[Array, "h w 3"]]:
+    """Depth, barycentrics and normals of one image."""
+    corners = gather_corners(vertices, faces, face_id)
     mask = face_id >= 0
-    return jnp.stack([jnp.where(mask, axis / length, 0.0) for axis in normal], axis=-1)
+    depth, weights = meet(corners, camera)
+    normal = cross(minus(corners[1], corners[0]), minus(corners[2], corners[0]))
+    # Visible faces have an area, and so has what background pixels see.
+    length = jnp.sqrt(dot(normal, normal))
+
+    def stack(columns: list[Array]) -> Float[Array, "h w 3"]:
+        return jnp.stack([jnp.where(mask, column, 0.0) for column in columns], axis=-1)
+
+    unit = [axis / length for axis in normal]
+    return with_value(nearest, depth, mask), stack(weights), stack(unit)
 
 
 def _check_values(vertices: Array, faces: Array) -> None:

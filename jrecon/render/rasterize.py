@@ -74,14 +74,9 @@ def rasterize(
     """
     check_shapes(vertices, faces, camera, size)
     face_id, nearest, overflow = nearest_faces(vertices, faces, camera, max_tiles=max_tiles)
-    mask = face_id >= 0
-    locate = map_images(functools.partial(_locate, faces), face_id.shape[:-2], camera)
-    depth, barycentrics = locate(vertices, face_id)
-    # The value is the one that decided visibility, so it is the same whichever of several faces at
-    # equal depth is taken; the derivative is that of the plane.
-    depth = nearest + jnp.where(mask, depth - jax.lax.stop_gradient(depth), 0.0)
-    barycentrics = jnp.where(mask[..., None], barycentrics, 0.0)
-    return Fragments(face_id, barycentrics, depth, mask, overflow)
+    locate = map_images(functools.partial(_locate, faces), face_id.shape[:-2])
+    depth, barycentrics = locate(camera, vertices, face_id, nearest)
+    return Fragments(face_id, barycentrics, depth, face_id >= 0, overflow)
 
 
 def check_shapes(
@@ -119,26 +114,33 @@ def check_shapes(
         ) from None
 
 
-def map_images(function: Any, shape: tuple[int, ...], camera: Camera) -> Any:
+def map_images(function: Any, shape: tuple[int, ...]) -> Any:
     """The function of one image, `function(camera, *arrays)`, over batch axes of the given shape.
 
-    The arrays and the camera are broadcast to these axes; every array has two axes of its own.
+    The camera and the arrays, each of which has two axes of its own, are broadcast to these axes.
+    As with visibility, a CPU takes one image after another, which stays in cache; so that this
+    holds for derivatives as well, they compute the image anew and keep nothing else of it.
     """
 
-    def mapped(*arrays: Array) -> Any:
-        def of_image(focal: Array, center: Array, *rest: Array) -> Any:
-            return function(dataclasses.replace(camera, focal=focal, center=center), *rest)
+    def of_image(image: Any) -> Any:
+        camera, *arrays = image
+        return function(camera, *arrays)
 
-        ranks = [1, 1, *(2 for _ in arrays)]
-        call = of_image
-        batched = [camera.focal, camera.center, *arrays]
-        full = [
-            jnp.broadcast_to(x, (*shape, *x.shape[x.ndim - rank :]))
-            for x, rank in zip(batched, ranks, strict=True)
-        ]
-        for _ in shape:
-            call = jax.vmap(call)
-        return call(*full)
+    def mapped(camera: Camera, *arrays: Array) -> Any:
+        def flat(x: Array, rank: int) -> Array:
+            own = x.shape[x.ndim - rank :]
+            return jnp.broadcast_to(x, (*shape, *own)).reshape(-1, *own)
+
+        cameras = dataclasses.replace(
+            camera, focal=flat(camera.focal, 1), center=flat(camera.center, 1)
+        )
+        one = jax.checkpoint(of_image)
+        found = jax.lax.platform_dependent(
+            (cameras, *(flat(x, 2) for x in arrays)),
+            cpu=lambda images: jax.lax.map(one, images),
+            default=lambda images: jax.vmap(one)(images),
+        )
+        return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), found)
 
     return mapped
 
@@ -164,9 +166,27 @@ def _locate(
     camera: Camera,
     vertices: Float[Array, "v 3"],
     face_id: Int[Array, "h w"],
+    nearest: Float[Array, "h w"],
 ) -> tuple[Float[Array, "h w"], Float[Array, "h w 3"]]:
-    """Depth and barycentrics where the rays of pixels meet the planes of their faces."""
-    a, b, c = gather_corners(vertices, faces, face_id)
+    depth, weights = meet(gather_corners(vertices, faces, face_id), camera)
+    mask = face_id >= 0
+    weights = jnp.stack([jnp.where(mask, weight, 0.0) for weight in weights], axis=-1)
+    return with_value(nearest, depth, mask), weights
+
+
+def with_value(
+    nearest: Float[Array, "h w"], depth: Float[Array, "h w"], mask: Bool[Array, "h w"]
+) -> Float[Array, "h w"]:
+    """`nearest`, the depth that decided visibility, with the derivative of `depth`.
+
+    So the value is the same whichever of several faces at equal depth is taken.
+    """
+    return nearest + jnp.where(mask, depth - jax.lax.stop_gradient(depth), 0.0)
+
+
+def meet(corners: Corners, camera: Camera) -> tuple[Float[Array, "h w"], list[Array]]:
+    """Depth and the three barycentrics where the rays of pixels meet the planes of triangles."""
+    a, b, c = corners
     ray = pixel_rays(camera)
     to_b, to_c = minus(b, a), minus(c, a)
     normal = cross(to_b, to_c)
@@ -180,7 +200,7 @@ def _locate(
     squared = jnp.where(squared == 0, 1.0, squared)
     of_b = dot(normal, cross(from_a, to_c)) / squared
     of_c = dot(normal, cross(to_b, from_a)) / squared
-    return a[2] + behind, jnp.stack([1.0 - of_b - of_c, of_b, of_c], axis=-1)
+    return a[2] + behind, [1.0 - of_b - of_c, of_b, of_c]
 
 
 def pixel_rays(camera: Camera) -> list[Float[Array, "h w"]]:
