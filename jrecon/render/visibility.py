@@ -140,13 +140,13 @@ class _Linear:
 class _Faces:
     """What a pixel asks of a face. Columns over faces: one array a number, for vector units."""
 
-    edges: tuple[_Linear, _Linear, _Linear]
+    edges: tuple[_Linear, ...]
     """All positive or all negative inside the face."""
     inverse_depth: _Linear
     """1 / depth on the plane of the face."""
     low: tuple[Int[Array, " f"], Int[Array, " f"]]
     """First pixel (u, v) of the bounding box inside the image."""
-    high: tuple[Int[Array, " f"], Int[Array, " f"]]
+    high: tuple[Int[Array, " f"], ...]
     """Last pixel of it; before the first one if the face cannot be seen."""
     rank: UInt32[Array, " f"]
     """Among equal depths the lowest rank wins. Its low bits are the number of the face."""
@@ -342,7 +342,7 @@ def _scatter(
 
 def _tiles(
     faces: _Faces, camera: Camera, max_tiles: int
-) -> tuple[Columns, Int[Array, " f"], Int[Array, ""]]:
+) -> tuple[tuple[Array, ...], Int[Array, " f"], Int[Array, ""]]:
     """Columns and rows of tiles of each face, where its tiles end in the list of all, and how many
     faces do not fit the list."""
     grid = tuple(jnp.maximum((faces.high[i] - faces.low[i] + _TILE) // _TILE, 0) for i in range(2))
