@@ -103,7 +103,7 @@ def encode(manifest: Mapping[str, Any], example: Example, first: int) -> dict[st
     focal = _checked("camera.focal", camera.focal, (rows, 2), first)
     center = _checked("camera.center", camera.center, (rows, 2), first)
     return {
-        "depth": _quantize(_checked("depth", depth, size, first), manifest["depth_unit_mm"], first),
+        "depth": quantize(_checked("depth", depth, size, first), manifest["depth_unit_mm"], first),
         "mask": np.packbits(_checked("mask", example.mask, size, first).astype(bool), axis=-1),
         "camera": np.concatenate([focal, center], axis=-1),
         "shape": _checked("params.shape", example.params.shape, (rows, model["shape"]), first),
@@ -134,7 +134,12 @@ def _checked(name: str, values: Any, shape: tuple[int, ...], first: int) -> np.n
     return array.astype(np.float32)
 
 
-def _quantize(depth: np.ndarray, unit_mm: float, first: int) -> np.ndarray:
+def quantize(depth: np.ndarray, unit_mm: float, first: int) -> np.ndarray:
+    """Depth in metres (n, h, w) as uint16 steps of `unit_mm`; an error names the example.
+
+    Raises:
+      ValueError: depth that is negative or too large.
+    """
     steps = np.rint(depth.astype(np.float64) * (1000 / unit_mm))
     bad = ((steps < 0) | (steps > MAX_STEPS)).reshape(len(depth), -1).any(axis=1)
     if bad.any():
