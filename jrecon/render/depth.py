@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jrecon.geometry.camera import Camera
 from jrecon.render.columns import cross, dot, minus
 from jrecon.render.rasterize import check_shapes, gather_corners, map_images, meet, with_value
+from jrecon.render.silhouette import with_silhouettes
 from jrecon.render.visibility import MAX_TILES, nearest_faces
 
 
@@ -29,6 +30,8 @@ class View:
     """The face seen; -1 = none."""
     barycentrics: Float[Array, "*batch h w 3"]
     """Weights of the face's corners at the point seen (perspective-correct)."""
+    coverage: Float[Array, "*batch h w"]
+    """The mask as 0 and 1, with derivatives where silhouettes move."""
     normals: Float[Array, "*batch h w 3"]
     """Outward unit normal of the face, camera frame; it points away from the camera where the
     inside of the surface is seen."""
@@ -80,10 +83,11 @@ def _render(
 ) -> View:
     face_id, nearest, overflow = nearest_faces(vertices, faces, camera, max_tiles=max_tiles)
     shade = map_images(functools.partial(_shade, faces), face_id.shape[:-2])
-    depth, barycentrics, normals = shade(camera, vertices, face_id, nearest)
+    depth, coverage, barycentrics, normals = shade(camera, vertices, face_id, nearest)
     return View(
         depth=depth,
         mask=face_id >= 0,
+        coverage=coverage,
         face_id=face_id,
         barycentrics=barycentrics,
         normals=normals,
@@ -97,8 +101,8 @@ def _shade(
     vertices: Float[Array, "v 3"],
     face_id: Int[Array, "h w"],
     nearest: Float[Array, "h w"],
-) -> tuple[Float[Array, "h w"], Float[Array, "h w 3"], Float[Array, "h w 3"]]:
-    """Depth, barycentrics and normals of one image."""
+) -> tuple[Array, Array, Array, Array]:
+    """Depth, coverage, barycentrics and normals of one image."""
     corners = gather_corners(vertices, faces, face_id)
     mask = face_id >= 0
     depth, weights = meet(corners, camera)
@@ -110,7 +114,10 @@ def _shade(
         return jnp.stack([jnp.where(mask, column, 0.0) for column in columns], axis=-1)
 
     unit = [axis / length for axis in normal]
-    return with_value(nearest, depth, mask), stack(weights), stack(unit)
+    depth, coverage = with_silhouettes(
+        vertices, camera.focal, camera.center, faces, face_id, with_value(nearest, depth, mask)
+    )
+    return depth, coverage, stack(weights), stack(unit)
 
 
 def _check_values(vertices: Array, faces: Array) -> None:

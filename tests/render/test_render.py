@@ -203,7 +203,7 @@ def test_interior_gradient_equals_float64_differences(rng, camera):
     _, face_id, doubtful = cast_rays(vertices, faces, camera)
     keep = np.asarray(view.mask) & ~doubtful & (np.asarray(view.face_id) == face_id)
     pull = jnp.asarray(weights * keep, jnp.float32)
-    loss = lambda v: jnp.vdot(render(v, faces, camera).depth, pull)  # noqa: E731
+    loss = lambda v: jnp.vdot(rasterize(v, faces, camera).depth, pull)
     slope = np.asarray(jax.jit(jax.grad(loss))(vertices), np.float64)
     tangent = rng.normal(size=vertices.shape)
     forward = jax.jvp(loss, (vertices,), (jnp.asarray(tangent, jnp.float32),))[1]
