@@ -41,10 +41,10 @@ EDGE = 0.03
 _MIN_COSINE = 0.0872
 # Pixels of the image that a pixel can look aside.
 _REACH = 2
-# The blur averages this many pixels to each side.
-_BLUR_RADIUS = 3
 # Shadows are followed over 2 ** _SHADOW_STEPS pixels.
 _SHADOW_STEPS = 5
+# Rows that share one draw of where an outline runs within a pixel.
+_SHADOW_ROWS = 4
 
 
 def _amount(default: float = 0.0) -> Any:
@@ -132,6 +132,8 @@ def sense(
     depth: Float[Array, "h w"],
     normals: Float[Array, "h w 3"],
     camera: Camera,
+    *,
+    blur_radius: int = 4,
 ) -> Float[Array, "h w"]:
     """The depth map that the sensor returns of a scene; one image, for `vmap` or `lax.map`.
 
@@ -139,6 +141,8 @@ def sense(
       depth: clean depth z, metres, 0 = nothing there.
       normals: unit normals of the surfaces seen, camera frame, of either sign.
       camera: of this image; its size and focal length may differ from the sensor's own.
+      blur_radius: how many pixels to each side the blur averages (static): at least twice its
+        standard deviation in pixels of the image, or the blur is less than asked for.
 
     Returns:
       Depth in metres, exactly 0 where there is no return. Where `depth` is 0 it stays 0. Finite
@@ -163,7 +167,7 @@ def sense(
     lost |= drop < _dropout_rate(sensor, surface)
     lost |= _patches(sensor, keys[1], inverse, camera)
     radius = sensor.blur_px * ratio
-    seen = _if(radius > 0, lambda: _blur(radius, seen), lambda: seen)
+    seen = _if(radius > 0, lambda: _blur(radius, seen, blur_radius), lambda: seen)
     error = _error(sensor, keys[2], ratio, gaussian(noise[5]))
     offsets = jax.random.uniform(keys[3], (2,), minval=-1.0, maxval=1.0)
     return _measure(sensor, jnp.where(lost, 0.0, seen), error, surface, offsets)
@@ -287,9 +291,10 @@ def _shadow(
 
     A point at column u appears there at u - disparity. Something at column u + m hides it if its
     disparity is larger by m or more. Its edge lies anywhere between u + m - 1 and u + m, so that a
-    shadow narrower than a pixel strikes with the probability of its width. The margin keeps steep
-    surfaces from shading themselves by that draw.
+    shadow narrower than a pixel strikes with the probability of its width, for some rows at a time:
+    outlines are smooth. The margin keeps steep surfaces from shading themselves by that draw.
     """
+    shade = jnp.repeat(shade[::_SHADOW_ROWS], _SHADOW_ROWS, axis=0)[: len(shade)]
     reach = camera.focal[0] * sensor.baseline_m * jnp.clip(sensor.shadow, 0.0, 1.0)
     disparity = reach * inverse
     width = inverse.shape[1]
@@ -339,22 +344,20 @@ def _error(
     )
 
 
-def _blur(sigma: Float[Array, ""], depth: Float[Array, "h w"]) -> Float[Array, "h w"]:
+def _blur(sigma: Float[Array, ""], depth: Float[Array, "h w"], radius: int) -> Float[Array, "h w"]:
     """Gaussian average (pixels of the image) over neighbours that have a depth; 0 stays 0."""
-    offsets = jnp.arange(-_BLUR_RADIUS, _BLUR_RADIUS + 1.0)
-    safe = jnp.maximum(sigma, 1e-3)
-    taps = jnp.exp(-0.5 * (offsets / safe) ** 2)
-    taps /= taps.sum()
+    taps = jnp.exp(-0.5 * (jnp.arange(-radius, radius + 1.0) / jnp.maximum(sigma, 1e-3)) ** 2)
     total, weight = depth, (depth > 0).astype(depth.dtype)
     for axis in (0, 1):
-        total, weight = (_convolve(taps, field, axis) for field in (total, weight))
+        total, weight = (_convolve(taps / taps.sum(), field, axis) for field in (total, weight))
     return jnp.where(depth > 0, total / jnp.maximum(weight, 1e-6), 0.0)
 
 
-def _convolve(taps: Float[Array, " n"], field: Float[Array, "h w"], axis: int) -> Array:
-    pad = [(0, 0), (0, 0)]
-    pad[axis] = (_BLUR_RADIUS, _BLUR_RADIUS)
-    padded, size = jnp.pad(field, pad), field.shape[axis]
+def _convolve(
+    taps: Float[Array, " n"], field: Float[Array, "h w"], axis: int
+) -> Float[Array, "h w"]:
+    radius, size = len(taps) // 2, field.shape[axis]
+    padded = jnp.pad(field, [(radius, radius) if i == axis else (0, 0) for i in (0, 1)])
     shifted = [jax.lax.slice_in_dim(padded, i, i + size, axis=axis) for i in range(len(taps))]
     return sum((tap * shift for tap, shift in zip(taps, shifted, strict=True)), jnp.zeros(()))
 
