@@ -28,7 +28,7 @@ def camera_of(size, focal=1.1):
 def smooth_weights(rng, size):
     v, u = np.mgrid[:size, :size] / size
     waves = rng.normal(size=(6, 4)) * 3
-    return sum(np.sin(a * u + b * v + c) * d for a, b, c, d in waves)
+    return np.sum([np.sin(a * u + b * v + c) * d for a, b, c, d in waves], axis=0)
 
 
 def two_ellipsoids(subdivisions):
@@ -300,7 +300,7 @@ def test_a_sphere_finds_its_place(pixels):
 
 @pytest.mark.slow
 def test_a_limb_finds_its_place():
-    """Two arms, one before the trunk, with hands that are off by 5 pixels: more than their width."""
+    """Two arms, one before the trunk; the hands are off by 5 pixels, more than their width."""
     pose, faces = body("2k")
     camera = camera_of(64, 1.2)
     bend = lambda theta: pose(jnp.zeros(11).at[6].set(theta[0]).at[7].set(theta[1]))
