@@ -189,7 +189,8 @@ def _claim(root: Path, shard: Shard) -> Iterator[Path]:
         for leftover in staging.iterdir():
             leftover.unlink()
         yield staging
-        shutil.rmtree(staging)
+        # A process that sees the database complete may remove it first.
+        shutil.rmtree(staging, ignore_errors=True)
     finally:
         os.close(descriptor)
 

@@ -232,13 +232,13 @@ def _read_label(path: Path, model: ParametricModel | None) -> _Label:
     axis_angle = _numbers(path, record, "pose", (None, 3))
     joints = None
     if "joints" in record:
-        joints = np.float32(_numbers(path, record, "joints", (len(axis_angle), 3)))
+        joints = _numbers(path, record, "joints", (len(axis_angle), 3)).astype(np.float32)
     elif model is None:
         raise ValueError(f"{path}: no 'joints'; add them, or pass the model to compute them.")
     params: dict[str, Any] = {
-        "shape": np.float32(_numbers(path, record, "shape", (None,))),
-        "pose": np.float32(axis_angle),
-        "translation": np.float32(_numbers(path, record, "translation", (3,))),
+        "shape": _numbers(path, record, "shape", (None,)).astype(np.float32),
+        "pose": axis_angle.astype(np.float32),
+        "translation": _numbers(path, record, "translation", (3,)).astype(np.float32),
     }
     label = _Label(
         path=path,

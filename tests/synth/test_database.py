@@ -234,26 +234,33 @@ def slow(start, count):
     time.sleep(0.05)
     return t.make_batch(start, count)
 
-t.write_database({root!r}, slow, t.describe(), 80, batch_size=4)
+t.write_database({root!r}, slow, t.describe(), 80, batch_size=4, part=({part}, 2))
 """
 
 
-def test_killed_process_is_resumed(tmp_path):
+def start_writer(root: Path, part: int) -> subprocess.Popen:
+    script = SLOW_WRITER.format(tests=str(Path(__file__).parent), root=str(root), part=part)
+    return subprocess.Popen([sys.executable, "-c", script])
+
+
+def test_killed_processes_are_resumed(tmp_path):
     root = tmp_path / "db"
-    script = SLOW_WRITER.format(tests=str(Path(__file__).parent), root=str(root))
-    with subprocess.Popen([sys.executable, "-c", script]) as process:
-        for shard in (1, 3):
-            deadline = time.monotonic() + 60
-            while not (root / "shards" / f"{shard:06d}.json").exists():
-                assert process.poll() is None and time.monotonic() < deadline
-                time.sleep(0.01)
+    processes = [start_writer(root, part) for part in range(2)]
+    deadline = time.monotonic() + 60
+    for shard, process in enumerate(processes):
+        while not (root / "shards" / f"{shard:06d}.json").exists():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+    for process in processes:
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
     assert (root / ".staging").exists()
     with pytest.raises(ValueError, match="of 10 shards are not finished .*same settings"):
         open_database(root)
     assert not verify_database(root).ok
-    assert 0 < write(root, 80) < 80
+    processes = [start_writer(root, part) for part in range(2)]
+    assert [process.wait(timeout=60) for process in processes] == [0, 0]
+    assert write(root, 80) == 0
     write(tmp_path / "whole", 80)
     assert contents(root) == contents(tmp_path / "whole")
 
