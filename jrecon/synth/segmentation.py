@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -142,9 +141,3 @@ def _part(
     du = jnp.arange(float(width))[None, :] - u
     dv = jnp.arange(float(height))[:, None] - v
     return du * du + dv * dv < radius * radius, depth[v, u]
-
-
-def mask_error(mask: Any, truth: Any) -> Float[Array, ""]:
-    """One minus the intersection over union of two masks; 0 for two empty ones."""
-    union = jnp.sum(mask | truth)
-    return 1 - jnp.where(union > 0, jnp.sum(mask & truth) / jnp.maximum(union, 1), 1.0)

@@ -145,8 +145,8 @@ def sense(
         standard deviation in pixels of the image, or the blur is less than asked for.
 
     Returns:
-      Depth in metres, exactly 0 where there is no return. Where `depth` is 0 it stays 0. Finite
-      for every finite input. Not differentiable: it is for making data.
+      Depth in metres, exactly 0 where there is no return. Where `depth` is not a positive number
+      it is 0. Always finite if the normals are. Not differentiable: it is for making data.
 
     Raises:
       ValueError: depth, normals and camera are not of one size (known when tracing).
@@ -154,13 +154,14 @@ def sense(
     _check_size(depth, normals, camera)
     keys = jax.random.split(key, 4)
     noise = [word.reshape(depth.shape) for word in words(keys[0], 6, camera.width * camera.height)]
+    depth = jnp.where((depth > 0) & (depth < jnp.inf), depth, 0.0)
     ratio = jnp.mean(camera.focal) / sensor.native_focal_px
     inverse = jnp.where(depth > 0, 1 / jnp.maximum(depth, 1e-3), 0.0)
     surface = _incidence(inverse, normals, camera)
     seen = _if(
         (sensor.lateral_px > 0) | (sensor.lateral_grazing_px > 0) | (sensor.edge_px > 0),
         lambda: _look(sensor, ratio, inverse, surface, noise[:4]),
-        lambda: jnp.where(depth > 0, depth, 0.0),
+        lambda: depth,
     )
     drop, shade = uniforms(noise[4])
     lost = _shadow(sensor, inverse, camera, shade)

@@ -12,7 +12,6 @@ from jrecon.synth.segmentation import (
     RegionConfig,
     SegmentConfig,
     drop_regions,
-    mask_error,
     segment,
 )
 
@@ -78,12 +77,6 @@ def test_nothing_is_seen_where_there_is_no_depth(key):
     assert not mask[:, 20:30].any()
     empty = run(SegmentConfig(), key, DEPTH, jnp.zeros_like(TRUTH), CAMERA)
     assert not np.asarray(empty).any()
-
-
-def test_mask_error():
-    shifted = jnp.roll(TRUTH, 12, axis=1)
-    np.testing.assert_allclose(mask_error(shifted, TRUTH), 1 - 12 / 36, rtol=1e-6)
-    assert mask_error(TRUTH & False, TRUTH & False) == 0
 
 
 def test_regions_drop_as_often_and_as_large_as_asked():

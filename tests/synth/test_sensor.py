@@ -232,7 +232,10 @@ def test_holds_for_every_sensor(key, name):
     assert len(values) > 2000
     assert values.min() > max(float(sensor.min_range_m), 1.0) and values.max() < 3.6
     np.testing.assert_array_equal(returned, measure(sensor, key, depth, normals, camera))
-    np.testing.assert_allclose(returned, sense(sensor, key, depth, normals, camera), atol=4e-2)
+    if name == "stereo":
+        # Rounding may move a pixel by one step of disparity.
+        alone = sense(sensor, key, depth, normals, camera)
+        assert (np.abs(np.asarray(alone - returned)) < 1e-5).mean() > 0.995
     if name != "ideal":
         other = measure(sensor, jax.random.key(1), depth, normals, camera)
         assert (np.asarray(other) != np.asarray(returned)).any()
@@ -248,13 +251,13 @@ def test_finite_for_any_input(key, name):
     """Depth from nothing to far, edge-on and missing normals, an empty image."""
     sensor = scale(SENSORS[name](), 4.0)
     camera = camera_of(150.0, 64)
-    ladder = jnp.array([0.0, 1e-6, 1e-3, 0.1, 0.4, 1.0, 10.0, 1e4])
+    ladder = jnp.array([0.0, 1e-6, jnp.nan, 0.1, 1.0, 10.0, jnp.inf, 1e4])
     depth = jnp.tile(jnp.repeat(ladder, 8), (64, 1))
     edge_on = jnp.zeros((64, 64, 3)).at[..., 0].set(1.0).at[:16].set(0.0)
     for image in (depth, jnp.zeros_like(depth)):
         returned = np.asarray(measure(sensor, key, image, edge_on, camera))
         assert np.isfinite(returned).all()
-        assert (returned[np.asarray(image) == 0] == 0).all()
+        assert (returned[~(np.asarray(image) > 0)] == 0).all()
         assert (returned >= 0).all()
 
 
@@ -282,6 +285,22 @@ def test_batch_is_a_loop_and_one_function_serves_the_mixture(key):
     same = np.isclose(np.asarray(batch), np.asarray(loop), atol=1e-5)
     assert same.mean() > 0.995
     assert len(set(np.asarray(index).tolist())) >= 5
+
+
+def test_one_function_serves_every_sensor_and_a_noise_sweep(key):
+    traced = []
+    camera = camera_of(150.0, 16)
+    depth, normals = plane(camera, 2.0)
+
+    @jax.jit
+    def count(sensor, factor):
+        traced.append(1)
+        return sense(scale(sensor, factor), key, depth, normals, camera)
+
+    for make in SENSORS.values():
+        for factor in (0.0, 0.5, 4.0):
+            count(make(), factor)
+    assert len(traced) == 1
 
 
 def test_mixture_shares(key):
