@@ -128,22 +128,22 @@ def _read_rows(db: Database, numbers: np.ndarray, names: tuple[str, ...]) -> dic
     try:
         return {name: future.result()[place] for name, future in pending.items()}
     except ValueError as error:
-        shards = np.unique(numbers // db.manifest["shard_size"])
-        raise ValueError(f"{_blame(db, shards, names)}\n{error}") from error
+        raise ValueError(f"{_blame(db, numbers, names)}\n{error}") from error
 
 
-def _blame(db: Database, shards: np.ndarray, names: tuple[str, ...]) -> str:
-    """Which of the shards cannot be read; they are read whole, once something is wrong."""
-    size, count = db.manifest["shard_size"], db.manifest["count"]
-    damaged = set()
-    for shard in shards.tolist():
-        for name in names:
-            try:
-                db.arrays[name][shard * size : min((shard + 1) * size, count)].read().result()
-            except ValueError:
-                damaged.add(shard)
-    listed = ", ".join(str(shard) for shard in sorted(damaged)) or "none when read again"
-    return f"{db.path}: damaged shards: {listed}. {_remedy(sorted(damaged))}"
+def _blame(db: Database, numbers: np.ndarray, names: tuple[str, ...]) -> str:
+    """Which shards the rows cannot be read from: once something is wrong, each is tried alone."""
+    shards = numbers // db.manifest["shard_size"]
+    damaged = []
+    for shard in np.unique(shards).tolist():
+        rows = numbers[shards == shard]
+        try:
+            for name in names:
+                db.arrays[name][rows].read().result()
+        except ValueError:
+            damaged.append(shard)
+    listed = ", ".join(str(shard) for shard in damaged) or "none when read again"
+    return f"{db.path}: damaged shards: {listed}. {_remedy(damaged)}"
 
 
 def _remedy(shards: list[int]) -> str:

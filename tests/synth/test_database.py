@@ -438,6 +438,15 @@ def test_explains_wrong_arguments(tmp_path):
         describe(unit_mm=0)
 
 
+def test_tensorstore_is_imported_by_its_first_use():
+    script = """
+import sys
+import jrecon.synth.database, jrecon.synth.epochs, jrecon.synth.exchange, jrecon.synth.reading
+sys.exit("tensorstore" in sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[2])
+
+
 def test_model_digest_sees_numbers_and_names_not_texts():
     rng = np.random.default_rng(0)
     vertices = rng.normal(size=(4, 3)).astype(np.float32)
