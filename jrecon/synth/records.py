@@ -138,10 +138,13 @@ def quantize(depth: np.ndarray, unit_mm: float, first: int) -> np.ndarray:
     """Depth in metres (n, h, w) as uint16 steps of `unit_mm`; an error names the example.
 
     Raises:
-      ValueError: depth that is negative or too large.
+      ValueError: depth that is negative, too large or not a number; a unit that is not positive.
     """
+    if not unit_mm > 0:
+        raise ValueError(f"unit_mm: got {unit_mm}, need the step of depth in mm, as 0.1 or 1.0.")
     steps = np.rint(depth.astype(np.float64) * (1000 / unit_mm))
-    bad = ((steps < 0) | (steps > MAX_STEPS)).reshape(len(depth), -1).any(axis=1)
+    # NaN is outside, too.
+    bad = ~((steps >= 0) & (steps <= MAX_STEPS)).reshape(len(depth), -1).all(axis=1)
     if bad.any():
         row = int(np.argmax(bad))
         raise ValueError(

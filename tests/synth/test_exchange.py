@@ -123,6 +123,12 @@ def test_export_explains(tmp_path):
         export_example(tmp_path / "none" / "a", make_example(0))
     with pytest.raises(ValueError, match="16 bits in steps of 0.01 mm"):
         export_example(tmp_path / "a", make_example(0), unit_mm=0.01)
+    with pytest.raises(ValueError, match="unit_mm: got 0, need the step"):
+        export_example(tmp_path / "a", make_example(0), unit_mm=0)
+    lost = make_example(0)
+    lost.depth[3, 3] = np.nan  # pyright: ignore[reportIndexIssue]
+    with pytest.raises(ValueError, match="example 0 spans nan"):
+        export_example(tmp_path / "a", lost)
     assert list(tmp_path.iterdir()) == []
 
 
