@@ -24,13 +24,13 @@ DEPTH = jnp.where(TRUTH, 2.0, 2.1).at[:, :10].set(5.0)
 run = jax.jit(segment)
 
 
+@jax.jit
+def run_all(config, keys, depth):
+    return jax.lax.map(lambda key: segment(config, key, depth, TRUTH, CAMERA), keys)
+
+
 def masks(config, count=200, depth=DEPTH):
-    keys = jax.random.split(jax.random.key(0), count)
-    return np.asarray(
-        jax.jit(lambda keys: jax.lax.map(lambda k: segment(config, k, depth, TRUTH, CAMERA), keys))(
-            keys
-        )
-    )
+    return np.asarray(run_all(config, jax.random.split(jax.random.key(0), count), depth))
 
 
 def test_right_masks(key):
