@@ -29,4 +29,5 @@ class Example:
     sensor: Int[Array, "*batch"]
     """Which of the configured sensors took the image."""
     visible: Float[Array, "*batch"]
-    """Share of the object's silhouette, in or out of the frame, that no occluder hides."""
+    """Share of the object that is in the frame and not hidden: that of its vertices in the frame,
+    times that of its pixels that nothing stands before."""

@@ -1,0 +1,269 @@
+"""Distributions over poses: learned from motion where there is some, else within joint limits.
+
+A pose is drawn in one of four ways, in shares that the caller sets:
+
+    motion   a mixture of Gaussians over the rotation vectors of the joints, fitted to motion
+    mixed    limbs of two such draws, mirrored at random, brought together
+    limits   every component at random between its limits, more often near the rest pose
+    hard     sitting, crouching, lying, kicking, arms crossed, ... with variations
+
+Entry 0 of a pose tilts the body from upright; its heading is that of the viewpoint. Components
+outside the limits are folded back at them. A class without motion has the third way alone.
+
+The mixture is also the prior of a fit: `log_prob`, and `residuals`, whose squares it is made of.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from importlib import resources
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from jrecon.geometry import rotation
+from jrecon.model.parametric import ParametricModel
+
+ASSETS = {"body": "body_poses.npz"}
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class PosePrior:
+    """A mixture of Gaussians over some joints, and limits for all. Build one with `pose_prior`."""
+
+    shares: Float[Array, " k"]
+    """Of the components of the mixture; they sum to one."""
+    means: Float[Array, "k d"]
+    """Rotation vectors of the joints in `joints`, one after the other, radians."""
+    factors: Float[Array, "k d d"]
+    """Lower triangular, covariance = factor factor^T."""
+    whitening: Float[Array, "k d d"]
+    """The inverses of the factors."""
+    hard: Float[Array, "n d"]
+    """Poses that motion rarely shows."""
+    low: Float[Array, "j 3"]
+    high: Float[Array, "j 3"]
+    """Limits of every component, radians; the root's are not used."""
+    fist: Float[Array, "j 3"]
+    """Where joints go that the mixture leaves out, as fingers do; 0 for all others."""
+    joints: tuple[int, ...] = dataclasses.field(metadata=dict(static=True))
+    """Of the model, that the mixture is about."""
+    mirror: tuple[int, ...] = dataclasses.field(metadata=dict(static=True))
+    """The joint on the other side, for every joint of the model."""
+    limbs: tuple[int, ...] = dataclasses.field(metadata=dict(static=True))
+    """Which part each joint belongs to: 0 trunk, 1 and 2 arms, 3 and 4 legs."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class PoseConfig:
+    """How poses are drawn. Shares are relative to each other; all are traced."""
+
+    motion: float = 0.45
+    mixed: float = 0.25
+    limits: float = 0.1
+    hard: float = 0.2
+    mirror_rate: float = 0.5
+    spread: float = 1.1
+    """Of the Gaussians of the mixture, times their own."""
+    limits_reach: float = 0.6
+    """How far from rest towards the limits random components go, as a share."""
+    tilt_rad: float = 0.25
+    """Largest tilt of the body for random poses, about each horizontal axis."""
+    hard_spread: float = 0.5
+    """Share of a motion's deviation from its mean that varies a hard pose."""
+
+
+def pose_prior(model: ParametricModel) -> PosePrior:
+    """What is known about the poses of a class: the motion prior of the body, limits of others."""
+    if model.name not in ASSETS:
+        return limits_prior(model)
+    stored = resources.files("jrecon.synth") / "assets" / ASSETS[model.name]
+    with resources.as_file(stored) as path, np.load(path) as file:
+        arrays = {key: file[key] for key in file.files}
+    joints = [model.joint_names.index(str(name)) for name in arrays["joint_names"]]
+    return limits_prior(model, joints, unpack(arrays), arrays["hard"].astype(np.float32))
+
+
+def limits_prior(
+    model: ParametricModel,
+    joints: Any = (),
+    mixture: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
+    hard: Any = None,
+) -> PosePrior:
+    """A prior from the limits of a model and, if given, a mixture (shares, means, factors)."""
+    names = list(model.joint_names)
+    low, high = (np.asarray(bound) for bound in model.pose_limits)
+    size = 3 * len(joints)
+    shares, means, factors = mixture or (np.ones(1), np.zeros((1, size)), np.eye(size)[None])
+    # Fingers close towards the wider of their two limits.
+    fist = np.where(np.abs(low) > np.abs(high), low, high)
+    left_out = [joint not in joints and bool(joints) and joint > 0 for joint in range(len(names))]
+    arrays = dict(
+        shares=shares / np.sum(shares),
+        means=means,
+        factors=factors,
+        whitening=np.linalg.inv(factors) if size else factors,
+        hard=means if hard is None else hard,
+        low=low,
+        high=high,
+        fist=np.where(np.array(left_out)[:, None], fist, 0.0),
+    )
+    return PosePrior(
+        **{key: jax.device_put(np.asarray(value, np.float32)) for key, value in arrays.items()},
+        joints=tuple(int(joint) for joint in joints),
+        mirror=tuple(names.index(other_side(name)) if other_side(name) in names else i
+                     for i, name in enumerate(names)),
+        limbs=tuple(_limb(model, i) for i in range(len(names))),
+    )  # fmt: skip
+
+
+def other_side(name: str) -> str:
+    for one, other in (("left_", "right_"), ("right_", "left_")):
+        if name.startswith(one):
+            return other + name.removeprefix(one)
+    return name
+
+
+def _limb(model: ParametricModel, joint: int) -> int:
+    """By the name of the joint or of the nearest ancestor that tells."""
+    starts = {"shoulder": 1, "collar": 1, "hip": 3}
+    while joint >= 0:
+        name = model.joint_names[joint]
+        for key, limb in starts.items():
+            if key in name:
+                return limb + name.startswith("right")
+        joint = model.parents[joint]
+    return 0
+
+
+def unpack(arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Shares, means and factors of a stored mixture: covariance = basis basis^T + diagonal^2."""
+    basis, diagonal = (arrays[key].astype(np.float64) for key in ("basis", "diagonal"))
+    covariance = np.einsum("kdr,ker->kde", basis, basis)
+    covariance += np.einsum("kd,de->kde", diagonal**2, np.eye(diagonal.shape[1]))
+    shares, means = arrays["shares"].astype(np.float64), arrays["means"].astype(np.float64)
+    return shares, means, np.linalg.cholesky(covariance)
+
+
+def sample_pose(
+    prior: PosePrior, config: PoseConfig, key: PRNGKeyArray
+) -> tuple[Float[Array, "j 3"], Int[Array, ""]]:
+    """A pose, and how it was drawn: 0 motion, 1 mixed, 2 limits, 3 hard. One, for `vmap`."""
+    keys = jax.random.split(key, 8)
+    draws = jax.random.uniform(keys[0], (8,))
+    first, second = (_motion(prior, config, one) for one in (keys[1], keys[2]))
+    first = _maybe_mirrored(prior, first, draws[0] < config.mirror_rate)
+    second = _maybe_mirrored(prior, second, draws[1] < config.mirror_rate)
+    from_second = jnp.append(False, jax.random.bernoulli(keys[3], 0.5, (4,)))
+    weight = jnp.where(from_second[np.array(prior.limbs)], 1.0, 0.0)
+    # Two joined and two blended, at random.
+    weight = jnp.where(draws[2] < 0.7, weight, draws[3])
+    mixed = first + weight[:, None] * (second - first)
+    free = _between_limits(prior, config, keys[4])
+    varied = prior.hard[jax.random.randint(keys[5], (), 0, len(prior.hard))]
+    varied = varied + config.hard_spread * _deviation(prior, keys[6])
+    hard = _maybe_mirrored(prior, _to_all(prior, varied), draws[4] < 0.5)
+    shares = jnp.array([config.motion, config.mixed, config.limits, config.hard])
+    shares = shares if prior.joints else jnp.array([0.0, 0.0, 1.0, 0.0])
+    kind = jnp.sum(draws[5] * shares.sum() >= jnp.cumsum(shares)[:3])
+    pose = jnp.select([kind == 0, kind == 1, kind == 2], [first, mixed, free], hard)
+    return _fold(prior, pose + _fingers(prior, keys[7])), kind
+
+
+def _motion(prior: PosePrior, config: PoseConfig, key: PRNGKeyArray) -> Float[Array, "j 3"]:
+    which, noise = jax.random.split(key)
+    index = jnp.sum(jax.random.uniform(which) >= jnp.cumsum(prior.shares)[:-1])
+    normal = config.spread * jax.random.normal(noise, prior.means.shape[1:])
+    return _to_all(prior, prior.means[index] + prior.factors[index] @ normal)
+
+
+def _deviation(prior: PosePrior, key: PRNGKeyArray) -> Float[Array, " d"]:
+    """Of a draw of the mixture from the mean of its component."""
+    which, noise = jax.random.split(key)
+    index = jax.random.randint(which, (), 0, len(prior.shares))
+    return prior.factors[index] @ jax.random.normal(noise, prior.means.shape[1:])
+
+
+def _to_all(prior: PosePrior, vector: Float[Array, " d"]) -> Float[Array, "j 3"]:
+    pose = jnp.zeros((len(prior.mirror), 3))
+    return pose.at[np.array(prior.joints, int)].set(vector.reshape(-1, 3))
+
+
+def _maybe_mirrored(prior: PosePrior, pose: Float[Array, "j 3"], yes: Array) -> Float[Array, "j 3"]:
+    return jnp.where(yes, mirrored(prior, pose), pose)
+
+
+def mirrored(prior: PosePrior, pose: Float[Array, "*batch j 3"]) -> Float[Array, "*batch j 3"]:
+    """The pose seen in a mirror at the plane x = 0: sides exchanged, axes reflected."""
+    return pose[..., np.array(prior.mirror), :] * jnp.array([1.0, -1.0, -1.0])
+
+
+def _between_limits(prior: PosePrior, config: PoseConfig, key: PRNGKeyArray) -> Float[Array, "j 3"]:
+    """Triangular around rest, between shares of the limits."""
+    first, second = jax.random.uniform(key, (2, *prior.low.shape))
+    signed = first + second - 1.0
+    pose = config.limits_reach * jnp.where(signed < 0, -signed * prior.low, signed * prior.high)
+    tilt = config.tilt_rad * jnp.array([1.0, 0.0, 1.0]) * signed[0]
+    return jnp.where(prior.fist != 0, 0.0, pose).at[0].set(tilt)
+
+
+def _fingers(prior: PosePrior, key: PRNGKeyArray) -> Float[Array, "j 3"]:
+    """Each hand closed by a random amount, each joint by a little more or less."""
+    amounts = jax.random.uniform(key, (2, *prior.fist.shape))
+    side = jnp.array([1 if limb == 2 else 0 for limb in prior.limbs])
+    hand = amounts[0, :2, 0][side] ** 2
+    return prior.fist * jnp.clip(hand[:, None] + 0.3 * (amounts[1] - 0.5), 0.0, 0.9)
+
+
+def _fold(prior: PosePrior, pose: Float[Array, "j 3"]) -> Float[Array, "j 3"]:
+    """Components beyond a limit, reflected at it; the root is free."""
+    span = prior.high - prior.low
+    safe = jnp.where(span > 0, span, 1.0)
+    phase = jnp.mod((pose - prior.low) / safe, 2.0)
+    folded = prior.low + jnp.where(phase > 1, 2 - phase, phase) * span
+    return folded.at[0].set(pose[0])
+
+
+def log_prob(prior: PosePrior, pose: Float[Array, "*batch j 3"]) -> Float[Array, "*batch"]:
+    """Log density of the mixture at a pose, over the joints that it is about; heading left out."""
+    rest, logs = _standardised(prior, pose)
+    return jax.nn.logsumexp(logs - 0.5 * jnp.sum(rest**2, axis=-1), axis=-1)
+
+
+def residuals(prior: PosePrior, pose: Float[Array, "*batch j 3"]) -> Float[Array, "*batch d"]:
+    """The residuals of the likeliest component: half the sum of their squares is its negative log
+    density but for a constant. The choice has no derivative."""
+    rest, logs = _standardised(prior, pose)
+    best = jnp.argmax(jax.lax.stop_gradient(logs - 0.5 * jnp.sum(rest**2, axis=-1)), axis=-1)
+    return jnp.take_along_axis(rest, best[..., None, None], axis=-2)[..., 0, :]
+
+
+def _standardised(prior: PosePrior, pose: Array) -> tuple[Array, Array]:
+    """Standardised deviation from every component, and the log of its share and scale."""
+    level = jnp.concatenate([remove_heading(pose[..., :1, :]), pose[..., 1:, :]], axis=-2)
+    chosen = level[..., np.array(prior.joints, int), :]
+    vector = chosen.reshape(*pose.shape[:-2], 1, -1)
+    rest = jnp.einsum(
+        "kde,...ke->...kd", prior.whitening, vector - prior.means,
+        precision=jax.lax.Precision.HIGHEST,
+    )  # fmt: skip
+    scale = jnp.log(jnp.diagonal(prior.whitening, axis1=-2, axis2=-1)).sum(-1)
+    constant = 0.5 * prior.means.shape[-1] * jnp.log(2 * jnp.pi)
+    return rest, jnp.log(prior.shares) + scale - constant
+
+
+def remove_heading(orientation: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3"]:
+    """The orientation (y up, axis-angle) without its turn about the vertical (swing and twist)."""
+    quaternion = rotation.quaternion_from_axis_angle(orientation)
+    w, y = quaternion[..., 0], quaternion[..., 2]
+    # Upside down there is no heading; any will do.
+    length = jnp.sqrt(w * w + y * y + 1e-12)
+    zero = jnp.zeros_like(w)
+    heading = jnp.stack([w / length, zero, -y / length, zero], axis=-1)
+    turned = rotation.from_quaternion(heading) @ rotation.exp(orientation)
+    return rotation.log(turned)
