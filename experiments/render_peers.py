@@ -76,7 +76,8 @@ def warp_kernel(faces: np.ndarray, camera: Camera) -> Engine:
         numbers = [points, corners, fx, fy, cx, cy, width, height, keys]
         wp.launch(splat, dim=len(faces), inputs=numbers, device="cpu")
         wp.launch(decode, dim=width * height, inputs=[keys, depth], device="cpu")
-        return depth.numpy().reshape(height, width)
+        # A copy: the next frame is drawn into the same memory.
+        return depth.numpy().reshape(height, width).copy()
 
     return engine
 
