@@ -1,0 +1,1 @@
+"""The reconstruction function: learned from synthetic examples, depth map -> parameters."""

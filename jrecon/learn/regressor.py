@@ -1,0 +1,124 @@
+"""The reconstruction function: a depth map, its camera and a mask -> parameters, with uncertainty.
+
+A `Regressor` is a pytree: the class of objects, a network's weights, and the scale of its outputs.
+The network sees the object through a virtual camera (`jrecon.learn.view`) and answers in its frame:
+where the root joint is, how the object is turned, the rotation of every joint (as 6D), the shape,
+and for every joint the expected error of its position. The answer is turned back into the frame of
+the true camera, so the model overlays the depth map.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from jrecon.geometry import rotation
+from jrecon.geometry.camera import Camera
+from jrecon.learn.network import NetworkConfig, Weights, apply_network, init_network
+from jrecon.learn.view import HIGHEST, ObjectView, view_object
+from jrecon.model.parametric import ParametricModel, Params
+from jrecon.synth.viewpoint import FLIP
+
+# Before it has learned, the network places joints to so many metres.
+_FIRST_STD_M = 0.3
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Regressor:
+    """A learned reconstruction function for a class of objects. Make one with `make_regressor`."""
+
+    model: ParametricModel
+    weights: Weights
+    network: NetworkConfig = dataclasses.field(metadata=dict(static=True))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a regressor says of an object."""
+
+    params: Params
+    """In the frame of the camera, metres."""
+    joint_std: Float[Array, "*batch j"]
+    """Expected error of the position of every joint, metres (mean absolute deviation)."""
+
+
+def make_regressor(
+    model: ParametricModel, key: PRNGKeyArray, network: NetworkConfig | None = None
+) -> Regressor:
+    """A regressor that has learned nothing yet: it answers with the mean of the class.
+
+    Raises:
+      ValueError: a network whose sizes do not fit together.
+    """
+    network = network or NetworkConfig()
+    return Regressor(model, init_network(network, output_size(model), key), network)
+
+
+def output_size(model: ParametricModel) -> int:
+    """Root position, rotations, shape, and a deviation for each joint."""
+    return 3 + 6 * model.num_joints + model.num_shape + model.num_joints
+
+
+def predict(
+    function: Regressor,
+    depth: Float[Array, "*batch h w"],
+    camera: Camera,
+    mask: Bool[Array, "*batch h w"],
+) -> Prediction:
+    """Parameters of the object in each depth map; jitted by the caller, total.
+
+    Args:
+      depth: metres, 0 = no return; everything in the image, not the object alone.
+      camera: of the images; batch axes broadcast.
+      mask: the object's pixels. Where none has a depth, the answer is the mean of the class, and
+        its deviation means nothing.
+    """
+    batch = depth.shape[:-2]
+    flat = depth.reshape(-1, *depth.shape[-2:])
+    masks = jnp.broadcast_to(mask, depth.shape).reshape(flat.shape)
+    focal, center = (
+        jnp.broadcast_to(x, (*batch, 2)).reshape(-1, 2) for x in (camera.focal, camera.center)
+    )
+    cameras = Camera(focal, center, camera.width, camera.height)
+    views = jax.vmap(functools.partial(view_object, size=function.network.image))(
+        flat, cameras, masks
+    )
+    found = predict_views(function, views)
+    return jax.tree.map(lambda x: x.reshape(*batch, *x.shape[1:]), found)
+
+
+def predict_views(function: Regressor, views: ObjectView) -> Prediction:
+    """The same from what the network sees, with one batch axis."""
+    model = function.model
+    outputs = apply_network(
+        function.network, output_size(model), function.weights, views.image, views.scalars
+    )
+    rotations, shape, root, joint_std = split_outputs(model, outputs)
+    turn = jnp.swapaxes(views.turn, -1, -2)
+    oriented = jnp.matmul(turn, rotations[:, 0], precision=HIGHEST)
+    joint = jnp.matmul(model.joint_basis[0], shape[..., None], precision=HIGHEST)[..., 0]
+    place = views.middle + jnp.einsum("bij,bj->bi", turn, root, precision=HIGHEST)
+    pose = rotation.log(jnp.concatenate([oriented[:, None], rotations[:, 1:]], axis=1))
+    translation = place - (model.joints[0] + joint)
+    return Prediction(Params(shape, pose, translation), joint_std)
+
+
+def split_outputs(
+    model: ParametricModel, outputs: Float[Array, "b o"]
+) -> tuple[Array, Array, Array, Array]:
+    """Rotations (b, j, 3, 3), shape (b, s), root joint (b, 3), deviations (b, j): the first and the
+    third in the frame of the virtual camera. Outputs of zero are the upright mean, facing it."""
+    count = model.num_joints
+    ends = np.cumsum([3, 6 * count, model.num_shape])
+    root, columns, shape, spread = jnp.split(outputs, ends, axis=-1)
+    start = np.tile(np.eye(3, 2).T.reshape(6), (count, 1))
+    start[0] = FLIP[:, :2].T.reshape(6)
+    rotations = rotation.from_6d(columns.reshape(-1, count, 6) + start[None].astype(np.float32))
+    return rotations, shape, root, _FIRST_STD_M * jnp.exp(jnp.clip(spread, -6.0, 3.0))

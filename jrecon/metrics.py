@@ -1,0 +1,147 @@
+"""How far a reconstruction is from the truth, in millimetres, and how sure that number is.
+
+Errors are distances between corresponding points: of vertices, and of joints. *Aligned* means after
+the rigid motion that brings the prediction nearest to the truth (Kabsch 1976), so that only pose
+and shape are left, not where the object is and how it is turned. Means come with bootstrap
+intervals (Efron 1979) over examples.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jrecon.model.parametric import ParametricModel, Params, pose
+
+# Joints by what their names contain, first match first; others are a part of their own name.
+_PARTS = (
+    ("head", ("head", "neck", "jaw", "eye")),
+    ("hands", ("wrist", "thumb", "index", "middle", "ring", "pinky", "hand")),
+    ("feet", ("ankle", "foot", "toe")),
+    ("arms", ("shoulder", "elbow", "collar", "arm")),
+    ("legs", ("hip", "knee", "leg")),
+    ("trunk", ("pelvis", "spine", "root", "chest")),
+)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Errors:
+    """Of each example, millimetres, mean over its points."""
+
+    vertices: Float[Array, " n"]
+    vertices_aligned: Float[Array, " n"]
+    joints: Float[Array, " n"]
+    joints_aligned: Float[Array, " n"]
+    parts: dict[str, Float[Array, " n"]]
+    """Of the vertices by part of the object, not aligned."""
+
+
+def measure(model: ParametricModel, found: Params, truth: Params) -> Errors:
+    """Errors of a batch (n,) of parameters."""
+    return _measure(model, found, truth, part_of_vertices(model))
+
+
+@jax.jit
+def _measure(
+    model: ParametricModel, found: Params, truth: Params, parts: dict[str, Array]
+) -> Errors:
+    posed, target = pose(model, found), pose(model, truth)
+    apart = 1e3 * jnp.linalg.norm(posed.vertices - target.vertices, axis=-1)
+    aligned = align(posed.vertices, target.vertices)
+    joints = align(posed.joints, target.joints)
+    return Errors(
+        vertices=apart.mean(-1),
+        vertices_aligned=1e3 * jnp.linalg.norm(aligned - target.vertices, axis=-1).mean(-1),
+        joints=1e3 * jnp.linalg.norm(posed.joints - target.joints, axis=-1).mean(-1),
+        joints_aligned=1e3 * jnp.linalg.norm(joints - target.joints, axis=-1).mean(-1),
+        parts={
+            name: jnp.sum(apart * held, axis=-1) / jnp.sum(held) for name, held in parts.items()
+        },
+    )
+
+
+def align(points: Float[Array, "*batch n 3"], target: Float[Array, "*batch n 3"]) -> Array:
+    """The points after the rigid motion that brings them nearest to the target; never a mirror
+    image. A single point is moved onto its target."""
+    center, goal = (x.mean(-2, keepdims=True) for x in (points, target))
+    a, b = points - center, target - goal
+    spread = jnp.einsum("...ni,...nj->...ij", a, b, precision=jax.lax.Precision.HIGHEST)
+    u, _, vt = jnp.linalg.svd(spread)
+    sign = jnp.linalg.det(jnp.matmul(u, vt, precision=jax.lax.Precision.HIGHEST))
+    u = u.at[..., :, 2].multiply(jnp.where(sign < 0, -1.0, 1.0)[..., None])
+    turn = jnp.matmul(u, vt, precision=jax.lax.Precision.HIGHEST)
+    return jnp.matmul(a, turn, precision=jax.lax.Precision.HIGHEST) + goal
+
+
+def part_of_vertices(model: ParametricModel) -> dict[str, Float[Array, " v"]]:
+    """For each part of the object, 1 at the vertices that its joints move most."""
+    owner = np.asarray(model.weight_joints)[
+        np.arange(len(model.vertices)), np.argmax(np.asarray(model.weights), axis=1)
+    ]
+    names = [_part(name) for name in model.joint_names]
+    held = {name: np.isin(owner, [i for i, n in enumerate(names) if n == name]) for name in names}
+    return {name: jnp.asarray(mask, jnp.float32) for name, mask in held.items() if mask.any()}
+
+
+def _part(joint: str) -> str:
+    return next((part for part, words in _PARTS if any(word in joint for word in words)), joint)
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """A mean over examples and where it would lie for other examples."""
+
+    mean: float
+    low: float
+    high: float
+    """2.5 and 97.5 percentile of means of resampled examples."""
+    median: float
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:.1f} ({self.low:.1f}-{self.high:.1f})"
+
+
+def interval(values: Float[np.ndarray, " n"], *, rounds: int = 1000, seed: int = 0) -> Interval:
+    """The mean of values with its bootstrap interval.
+
+    Raises:
+      ValueError: there are no values, or some are not finite.
+    """
+    values = np.asarray(values, np.float64)
+    if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
+        raise ValueError(f"values: got shape {values.shape}, need (n,) finite numbers, n >= 1.")
+    rng = np.random.default_rng(seed)
+    means = np.array([rng.choice(values, len(values)).mean() for _ in range(rounds)])
+    low, high = np.percentile(means, [2.5, 97.5])
+    return Interval(
+        float(values.mean()), float(low), float(high), float(np.median(values)), len(values)
+    )
+
+
+def by_group(
+    values: Float[np.ndarray, " n"], labels: Mapping[str, np.ndarray]
+) -> dict[str, dict[str, Interval]]:
+    """Intervals of values by labels: {what: {label: interval}}; groups below ten are left out."""
+    values = np.asarray(values)
+    return {
+        what: {
+            str(label): interval(values[each == label])
+            for label in np.unique(each)
+            if np.sum(each == label) >= 10
+        }
+        for what, each in labels.items()
+    }
+
+
+def in_bins(values: np.ndarray, edges: np.ndarray, unit: str = "") -> np.ndarray:
+    """Labels such as `1-2 m` for numbers, by the bin that they lie in."""
+    names = [f"{low:g} to {high:g}{unit}" for low, high in zip(edges[:-1], edges[1:], strict=True)]
+    index = np.clip(np.digitize(values, edges) - 1, 0, len(names) - 1)
+    return np.array(names)[index]
