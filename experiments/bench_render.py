@@ -43,7 +43,7 @@ from jrecon.pictures import plot_lines, stack, write_image
 from jrecon.render import render
 
 LEVEL, SIZES, BATCHES = "7k", (128, 256), (1, 64, 512)
-GROWTH_SIZE, GROWTH_SIZES, GROWTH_BATCHES = 128, (64, 128, 192, 256, 384, 512), (1, 4, 16, 64, 256)
+GROWTH_SIZE, GROWTH_SIZES, GROWTH_BATCHES = 128, (64, 128, 256, 512), (1, 8, 64)
 
 
 def forward(camera: Camera, vertices: jax.Array, faces: jax.Array) -> jax.Array:
@@ -71,7 +71,7 @@ def compiled(function: Any, camera: Camera, *args: Any) -> tuple[Any, float]:
 
 def least_ms(call: Callable[[], Any], seconds: float) -> float:
     found: list[float] = []
-    while sum(found) < 1e3 * seconds or len(found) < 5:
+    while sum(found) < 1e3 * seconds or len(found) < 3:
         start = time.perf_counter()
         jax.block_until_ready(call())
         found.append(1e3 * (time.perf_counter() - start))
@@ -137,10 +137,10 @@ def throughput(model: jrecon.ParametricModel, size: int, batch: int, seconds: fl
     )
     found = [np.inf, np.inf]
     # In turns, so that their ratio means something on a machine that has other work.
-    for _ in range(3):
+    for _ in range(2):
         for index, function in enumerate(made):
             call = functools.partial(function, meshes, model.faces)
-            found[index] = min(found[index], least_ms(call, seconds / 3))
+            found[index] = min(found[index], least_ms(call, seconds / 2))
     return {
         "forward_images_per_s": round(1e3 * batch / found[0], 1),
         "forward_backward_images_per_s": round(1e3 * batch / found[1], 1),
@@ -194,17 +194,16 @@ def plot(curves: dict[str, dict[str, dict[int, float]]], faces: int, path: Path)
 def peak_memory_mb(engine: str, batch: int) -> float | None:
     """Of a fresh process that renders, less that of one that only prepares the frames; None where
     the engine is not installed."""
+    peak, base = peak_kb(engine, batch), peak_kb("nothing", batch)
+    return None if peak is None or base is None else round((peak - base) / 1024, 1)
 
-    def peak(name: str) -> int:
-        command = [sys.executable, __file__, "--memory-of", name, str(batch)]
-        root = str(Path(__file__).parents[1])
-        done = subprocess.run(
-            command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": root}
-        )
-        return int(done.stdout.split()[-1]) if done.returncode == 0 else 0
 
-    least = min((peak(engine) - peak("nothing")) / 1024 for _ in range(2))
-    return round(least, 1) if least > 0 else None
+@functools.cache
+def peak_kb(engine: str, batch: int) -> int | None:
+    command = [sys.executable, __file__, "--memory-of", engine, str(batch)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    return int(done.stdout.split()[-1]) if done.returncode == 0 else None
 
 
 def print_peak(engine: str, batch: int) -> None:
@@ -236,13 +235,15 @@ def same_bits(model: jrecon.ParametricModel, runs: int = 10) -> dict[str, bool]:
     return same
 
 
-def measure(rounds: int, seconds: float) -> dict[str, Any]:
+def measure(rounds: int, seconds: float, save: Callable[[dict[str, Any]], None]) -> None:
+    """All of it, saved after every step: a run that is cut off keeps what it has."""
     model = jrecon.at_level(jrecon.load_model("body"), LEVEL)
     report: dict[str, Any] = provenance("experiments/bench_render.py") | {
         "load_average": os.getloadavg()[0],
         "mesh": f"body, level {LEVEL}, {len(model.faces)} faces",
         "ten_runs_agree_bitwise": same_bits(model),
     }
+    report["command"] += f" --rounds {rounds} --seconds {seconds}"
     for name in ("open3d", "embreex", "warp-lang", "nvdiffrast", "drtk"):
         try:
             report["versions"][name] = metadata.version(name)
@@ -253,23 +254,23 @@ def measure(rounds: int, seconds: float) -> dict[str, Any]:
         report["gpu"] = "not run: JAX had no GPU"
         for size in SIZES:
             report[f"turns_{size}"] = compare(model, size, rounds)
-            print(size, json.dumps(report[f"turns_{size}"], indent=1), flush=True)
-        report["peak_memory_mb"] = {
-            f"{name}, batch {batch}": peak_memory_mb(name, batch)
-            for name in (*OURS, *PEERS)
-            for batch in (BATCHES if name in OURS else (1,))
-        }
-        print(report["peak_memory_mb"], flush=True)
+            save(report)
     for size in SIZES:
         for batch in BATCHES:
             row = throughput(model, size, batch, seconds)
             if not on_cpu:
                 row |= time_gpu_peers(model, camera_of(size), frames(model, batch), seconds)
             report[f"throughput_{size}_batch_{batch}"] = row
-            print(size, batch, row, flush=True)
+            save(report)
     report["growth_ms_per_image"] = growth(seconds)
-    print(report["growth_ms_per_image"], flush=True)
-    return report | {"load_average_at_the_end": os.getloadavg()[0]}
+    save(report)
+    if on_cpu:
+        report["peak_memory_mb"] = {
+            f"{name}, batch {batch}": peak_memory_mb(name, batch)
+            for name in (*OURS, *PEERS)
+            for batch in (BATCHES if name in OURS else (1,))
+        }
+    save(report | {"load_average_at_the_end": os.getloadavg()[0]})
 
 
 def main() -> None:
@@ -284,12 +285,17 @@ def main() -> None:
     args = parser.parse_args()
     if args.memory_of:
         return print_peak(args.memory_of[0], int(args.memory_of[1]))
-    report = measure(args.rounds, args.seconds)
-    if args.out:
-        args.out.write_text(json.dumps(report, indent=1) + "\n")
-    if args.plot:
-        faces = len(jrecon.at_level(jrecon.load_model("body"), LEVEL).faces)
-        plot(report["growth_ms_per_image"], faces, args.plot)
+
+    def save(report: dict[str, Any]) -> None:
+        last = next(reversed(report))
+        print(last, json.dumps(report[last]), flush=True)
+        if args.out:
+            args.out.write_text(json.dumps(report, indent=1) + "\n")
+        if args.plot and last == "growth_ms_per_image":
+            faces = len(jrecon.load_model("body", level=LEVEL).faces)
+            plot(report[last], faces, args.plot)
+
+    measure(args.rounds, args.seconds, save)
 
 
 if __name__ == "__main__":
