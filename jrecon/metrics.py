@@ -1,6 +1,8 @@
 """How far a reconstruction is from the truth, in millimetres, and how sure that number is.
 
-Errors are distances between corresponding points: of vertices, and of joints. *Aligned* means after
+Errors are distances between corresponding points: of the surface, where every vertex counts as the
+area around it, so that the number does not depend on where a mesh is fine; and of joints. *Aligned*
+means after
 the rigid motion that brings the prediction nearest to the truth (Kabsch 1976), so that only pose
 and shape are left, not where the object is and how it is turned. Means come with bootstrap
 intervals (Efron 1979) over examples.
@@ -16,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jrecon.geometry.mesh import face_areas
 from jrecon.model.parametric import ParametricModel, Params, pose
 
 # Joints by what their names contain, first match first; others are a part of their own name.
@@ -35,6 +38,7 @@ class Errors:
     """Of each example, millimetres, mean over its points."""
 
     vertices: Float[Array, " n"]
+    """Mean over the surface."""
     vertices_aligned: Float[Array, " n"]
     joints: Float[Array, " n"]
     joints_aligned: Float[Array, " n"]
@@ -44,24 +48,24 @@ class Errors:
 
 def measure(model: ParametricModel, found: Params, truth: Params) -> Errors:
     """Errors of a batch (n,) of parameters."""
-    return _measure(model, found, truth, part_of_vertices(model))
+    return _measure(model, found, truth, surface_shares(model), part_of_vertices(model))
 
 
 @jax.jit
 def _measure(
-    model: ParametricModel, found: Params, truth: Params, parts: dict[str, Array]
+    model: ParametricModel, found: Params, truth: Params, shares: Array, parts: dict[str, Array]
 ) -> Errors:
     posed, target = pose(model, found), pose(model, truth)
     apart = 1e3 * jnp.linalg.norm(posed.vertices - target.vertices, axis=-1)
     aligned = align(posed.vertices, target.vertices)
     joints = align(posed.joints, target.joints)
     return Errors(
-        vertices=apart.mean(-1),
-        vertices_aligned=1e3 * jnp.linalg.norm(aligned - target.vertices, axis=-1).mean(-1),
+        vertices=apart @ shares,
+        vertices_aligned=1e3 * jnp.linalg.norm(aligned - target.vertices, axis=-1) @ shares,
         joints=1e3 * jnp.linalg.norm(posed.joints - target.joints, axis=-1).mean(-1),
         joints_aligned=1e3 * jnp.linalg.norm(joints - target.joints, axis=-1).mean(-1),
         parts={
-            name: jnp.sum(apart * held, axis=-1) / jnp.sum(held) for name, held in parts.items()
+            name: apart @ (shares * held) / jnp.dot(shares, held) for name, held in parts.items()
         },
     )
 
@@ -77,6 +81,14 @@ def align(points: Float[Array, "*batch n 3"], target: Float[Array, "*batch n 3"]
     u = u.at[..., :, 2].multiply(jnp.where(sign < 0, -1.0, 1.0)[..., None])
     turn = jnp.matmul(u, vt, precision=jax.lax.Precision.HIGHEST)
     return jnp.matmul(a, turn, precision=jax.lax.Precision.HIGHEST) + goal
+
+
+def surface_shares(model: ParametricModel) -> Float[Array, " v"]:
+    """Of each vertex in the area of the template; they sum to one."""
+    faces, count = np.asarray(model.faces), len(model.vertices)
+    areas = np.asarray(face_areas(model.vertices, model.faces), np.float64)
+    around = np.bincount(faces.ravel(), np.repeat(areas / 3, 3), count)
+    return jnp.asarray(around / around.sum(), jnp.float32)
 
 
 def part_of_vertices(model: ParametricModel) -> dict[str, Float[Array, " v"]]:

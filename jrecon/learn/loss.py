@@ -11,7 +11,8 @@ from jaxtyping import Array, Float
 
 from jrecon.geometry import rotation
 from jrecon.learn.regressor import Prediction
-from jrecon.model.parametric import ParametricModel, pose
+from jrecon.metrics import surface_shares
+from jrecon.model.parametric import ParametricModel, dense_weights, pose
 from jrecon.synth.example import Example
 
 
@@ -33,37 +34,54 @@ class LossConfig:
     """Per nat of the Laplace likelihood of the joints' errors."""
 
 
-def thin(model: ParametricModel, count: int = 512) -> ParametricModel:
-    """A model with about so many of the vertices, evenly taken: enough to judge poses by, and
-    cheap. Its faces mean nothing."""
-    total = model.vertices.shape[0]
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Judge:
+    """What poses are judged by: some of a model's vertices, and how much each point counts."""
+
+    model: ParametricModel
+    """With few vertices; its faces mean nothing."""
+    vertices: Float[Array, " v"]
+    """Share of each vertex: of the area around it."""
+    joints: Float[Array, " j"]
+    """Share of each joint: half of it that of the surface that it moves, or the thirty joints of
+    two hands would be most of a body; half of it equal."""
+
+
+def make_judge(model: ParametricModel, count: int = 512) -> Judge:
+    """A judge with about so many vertices, evenly taken: enough, and cheap."""
+    total, shares = len(model.vertices), np.asarray(surface_shares(model))
     kept = np.unique(np.linspace(0, total - 1, min(count, total)).astype(int))
     per_vertex = ("vertices", "shape_basis", "weights", "weight_joints", "pose_basis")
-    taken = {name: getattr(model, name)[kept] for name in per_vertex}
-    return dataclasses.replace(
-        model, **taken, faces=model.faces[:1] * 0, level_faces={}, levels=(("thin", len(kept)),)
+    few = dataclasses.replace(
+        model,
+        **{name: getattr(model, name)[kept] for name in per_vertex},
+        faces=model.faces[:1] * 0,
+        level_faces={},
+        levels=(("few", len(kept)),),
     )
+    moved = shares @ np.asarray(dense_weights(model))
+    joints = 0.5 * moved / moved.sum() + 0.5 / len(moved)
+    vertices = shares[kept] / shares[kept].sum()
+    return Judge(few, *(jnp.asarray(x, jnp.float32) for x in (vertices, joints)))
 
 
 def loss(
-    model: ParametricModel, found: Prediction, truth: Example, config: LossConfig
+    judge: Judge, found: Prediction, truth: Example, config: LossConfig
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """The loss of a batch, and its parts as mean errors in millimetres for people to read.
-
-    Args:
-      model: as made by `thin`.
-    """
-    posed, target = pose(model, found.params), pose(model, truth.params)
-    vertices = _distance(posed.vertices, target.vertices)
-    joints = _distance(posed.joints, target.joints)
+    """The loss of a batch, and mean errors in millimetres for people to read."""
+    posed, target = pose(judge.model, found.params), pose(judge.model, truth.params)
+    vertices = _distance(posed.vertices, target.vertices) @ judge.vertices
+    apart = _distance(posed.joints, target.joints)
+    joints = apart @ judge.joints
     turned = rotation.exp(found.params.pose) - rotation.exp(truth.params.pose)
     shape = jnp.abs(found.params.shape - truth.params.shape)
     # Deviations learn from the errors, errors not from them.
-    error = jax.lax.stop_gradient(joints)
+    error = jax.lax.stop_gradient(apart)
     deviation = jnp.log(found.joint_std) + error / found.joint_std
     total = config.vertices * vertices.mean() + config.joints * joints.mean()
     total += config.rotations * jnp.abs(turned).mean() + config.deviation * deviation.mean()
-    if model.num_shape:
+    if judge.model.num_shape:
         total += config.shape * shape.mean()
     return total, {"vertices_mm": 1e3 * vertices.mean(), "joints_mm": 1e3 * joints.mean()}
 

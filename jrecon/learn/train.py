@@ -28,7 +28,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jrecon.learn.checkpoint import Checkpoints
-from jrecon.learn.loss import LossConfig, loss, thin
+from jrecon.learn.loss import LossConfig, loss, make_judge
 from jrecon.learn.network import Weights
 from jrecon.learn.regressor import Regressor, predict
 from jrecon.synth.generate import Source, make_examples
@@ -126,7 +126,7 @@ def make_step(
             f"batch: got {config.batch} examples for {mesh.size} devices x {config.accumulate} "
             f"parts, need a multiple of {parts}."
         )
-    optimizer, judge = _optimizer(config), thin(function.model, config.vertices)
+    optimizer, judge = _optimizer(config), make_judge(function.model, config.vertices)
 
     def objective(
         weights: Weights, source: Source, key: PRNGKeyArray, numbers: Array
@@ -312,5 +312,5 @@ def mean_error_mm(
     """Mean errors on examples of a run, for a quick look; `jrecon.metrics` has the full ones."""
     examples = make_examples(source, key, numbers)
     found = predict(function, examples.depth, examples.camera, examples.mask)
-    _, metrics = loss(thin(function.model), found, examples, LossConfig())
+    _, metrics = loss(make_judge(function.model), found, examples, LossConfig())
     return metrics
