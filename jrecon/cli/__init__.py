@@ -20,6 +20,7 @@ from jrecon.cli.command import Command, format_report
 from jrecon.cli.demo import Demo
 from jrecon.cli.doctor import Doctor
 from jrecon.cli.models import Convert, Describe, Export
+from jrecon.cli.synth import Synth
 
 __all__ = ["main"]
 
@@ -37,6 +38,7 @@ _COMMANDS = {
     "export": Export,
     "convert": Convert,
     "build-model": BuildModel,
+    "synth": Synth,
     "doctor": Doctor,
 }
 
