@@ -10,7 +10,12 @@ A pose is drawn in one of four ways, in shares that the caller sets:
 Entry 0 of a pose tilts the body from upright; its heading is that of the viewpoint. Components
 outside the limits are folded back at them. A class without motion has the third way alone.
 
-The mixture is also the prior of a fit: `log_prob`, and `residuals`, whose squares it is made of.
+The same object is the prior of a fit: `log_prob`, and `residuals`, whose squares it is made of,
+with `limit_residuals` for the limits. Its density is that of the mixture, times broad Gaussians
+over the joints that the mixture leaves out, with the moments of what is drawn for them.
+
+The statistics of the body: the data used in this project was obtained from mocap.cs.cmu.edu. The
+database was created with funding from NSF EIA-0196217. Hard clips: DeepMimic (MIT).
 """
 
 from __future__ import annotations
@@ -28,6 +33,10 @@ from jrecon.geometry import rotation
 from jrecon.model.parametric import ParametricModel
 
 ASSETS = {"body": "body_poses.npz"}
+# No joint is held tighter than this, radians, not even a hinge about its locked axes.
+_LEAST_SCALE = 0.05
+# The tilt of a body that is upside down within so many radians has no certain axis.
+_BLUNT = 0.01
 
 
 @jax.tree_util.register_dataclass
@@ -50,8 +59,13 @@ class PosePrior:
     """Limits of every component, radians; the root's are not used."""
     fist: Float[Array, "j 3"]
     """Where joints go that the mixture leaves out, as fingers do; 0 for all others."""
+    free_mean: Float[Array, "n 3"]
+    free_scale: Float[Array, "n 3"]
+    """Mean and standard deviation of the joints in `free`, each component for itself, radians."""
     joints: tuple[int, ...] = dataclasses.field(metadata=dict(static=True))
     """Of the model, that the mixture is about."""
+    free: tuple[int, ...] = dataclasses.field(metadata=dict(static=True))
+    """The other joints, without the root."""
     mirror: tuple[int, ...] = dataclasses.field(metadata=dict(static=True))
     """The joint on the other side, for every joint of the model."""
     limbs: tuple[int, ...] = dataclasses.field(metadata=dict(static=True))
@@ -79,13 +93,24 @@ class PoseConfig:
 
 
 def pose_prior(model: ParametricModel) -> PosePrior:
-    """What is known about the poses of a class: the motion prior of the body, limits of others."""
+    """What is known about the poses of a class: the motion prior of the body, limits of others.
+
+    Raises:
+      ValueError: the model has the name of one with a motion prior, but not its joints.
+    """
     if model.name not in ASSETS:
         return limits_prior(model)
     stored = resources.files("jrecon.synth") / "assets" / ASSETS[model.name]
     with resources.as_file(stored) as path, np.load(path) as file:
         arrays = {key: file[key] for key in file.files}
-    joints = [model.joint_names.index(str(name)) for name in arrays["joint_names"]]
+    needed = [str(name) for name in arrays["joint_names"]]
+    missing = [name for name in needed if name not in model.joint_names]
+    if missing:
+        raise ValueError(
+            f"model {model.name!r}: has no joints {missing}, which its motion prior is about; "
+            "rename the model, or use limits_prior."
+        )
+    joints = [model.joint_names.index(name) for name in needed]
     return limits_prior(model, joints, unpack(arrays), arrays["hard"].astype(np.float32))
 
 
@@ -102,7 +127,10 @@ def limits_prior(
     shares, means, factors = mixture or (np.ones(1), np.zeros((1, size)), np.eye(size)[None])
     # Fingers close towards the wider of their two limits.
     fist = np.where(np.abs(low) > np.abs(high), low, high)
-    left_out = [joint not in joints and bool(joints) and joint > 0 for joint in range(len(names))]
+    free = [joint for joint in range(1, len(names)) if joint not in joints]
+    left_out = [joint in free and bool(joints) for joint in range(len(names))]
+    fist = np.where(np.array(left_out)[:, None], fist, 0.0)
+    free_mean, free_scale = _free_moments(fist[free], low[free], high[free], bool(joints))
     arrays = dict(
         shares=shares / np.sum(shares),
         means=means,
@@ -111,18 +139,53 @@ def limits_prior(
         hard=means if hard is None else hard,
         low=low,
         high=high,
-        fist=np.where(np.array(left_out)[:, None], fist, 0.0),
+        fist=fist,
+        free_mean=free_mean,
+        free_scale=free_scale,
     )
     return PosePrior(
         **{key: jax.device_put(np.asarray(value, np.float32)) for key, value in arrays.items()},
         joints=tuple(int(joint) for joint in joints),
+        free=tuple(free),
         mirror=tuple(names.index(other_side(name)) if other_side(name) in names else i
                      for i, name in enumerate(names)),
         limbs=tuple(_limb(model, i) for i in range(len(names))),
     )  # fmt: skip
 
 
+def _free_moments(
+    fist: np.ndarray, low: np.ndarray, high: np.ndarray, curled: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of `_fingers` if curled, else of a triangle between the limits
+    with its top at rest."""
+    if curled:
+        mean, scale = fist / 3, np.abs(fist) * np.sqrt(4 / 45 + 0.3**2 / 12)
+    else:
+        mean = (low + high) / 6
+        scale = np.sqrt(np.maximum((low**2 + high**2) / 12 - mean**2, 0.0))
+    return mean, np.maximum(scale, _LEAST_SCALE)
+
+
+def without_orientation(prior: PosePrior) -> PosePrior:
+    """The prior of all joints but the root, for when it is not known which way is up."""
+    if 0 not in prior.joints:
+        return prior
+    kept = [i for i, joint in enumerate(prior.joints) if joint != 0]
+    columns = (3 * np.array(kept)[:, None] + np.arange(3)).ravel()
+    rows = np.asarray(prior.factors, np.float64)[:, columns]
+    factors = np.linalg.cholesky(rows @ np.swapaxes(rows, 1, 2)).astype(np.float32)
+    return dataclasses.replace(
+        prior,
+        means=prior.means[:, columns],
+        factors=jnp.asarray(factors),
+        whitening=jnp.asarray(np.linalg.inv(factors)),
+        hard=prior.hard[:, columns],
+        joints=tuple(prior.joints[i] for i in kept),
+    )
+
+
 def other_side(name: str) -> str:
+    """The name of the joint on the other side; the same for those of the middle."""
     for one, other in (("left_", "right_"), ("right_", "left_")):
         if name.startswith(one):
             return other + name.removeprefix(one)
@@ -200,7 +263,8 @@ def _maybe_mirrored(prior: PosePrior, pose: Float[Array, "j 3"], yes: Array) -> 
 
 def mirrored(prior: PosePrior, pose: Float[Array, "*batch j 3"]) -> Float[Array, "*batch j 3"]:
     """The pose seen in a mirror at the plane x = 0: sides exchanged, axes reflected."""
-    return pose[..., np.array(prior.mirror), :] * jnp.array([1.0, -1.0, -1.0])
+    other = pose[..., np.array(prior.mirror), :]
+    return jnp.stack([other[..., 0], -other[..., 1], -other[..., 2]], axis=-1)
 
 
 def _between_limits(prior: PosePrior, config: PoseConfig, key: PRNGKeyArray) -> Float[Array, "j 3"]:
@@ -229,41 +293,92 @@ def _fold(prior: PosePrior, pose: Float[Array, "j 3"]) -> Float[Array, "j 3"]:
     return folded.at[0].set(pose[0])
 
 
-def log_prob(prior: PosePrior, pose: Float[Array, "*batch j 3"]) -> Float[Array, "*batch"]:
-    """Log density of the mixture at a pose, over the joints that it is about; heading left out."""
-    rest, logs = _standardised(prior, pose)
-    return jax.nn.logsumexp(logs - 0.5 * jnp.sum(rest**2, axis=-1), axis=-1)
+def log_prob(
+    prior: PosePrior, pose: Float[Array, "*batch j 3"], up: Float[Array, " 3"] | None = None
+) -> Float[Array, "*batch"]:
+    """Log density of a pose, the heading left out; limits play no part in it.
+
+    Smooth everywhere but for a body that is exactly upside down, and finite there.
+
+    Args:
+      up: the direction against gravity in the frame that entry 0 turns the model into; +y if None.
+        Where it is unknown: `without_orientation(prior)`.
+    """
+
+    def one(pose: Array) -> Array:
+        rest, logs, free = _standardised(prior, pose, up)
+        others = jnp.log(prior.free_scale).sum() + 0.5 * free.size * jnp.log(2 * jnp.pi)
+        learned = jax.nn.logsumexp(logs - 0.5 * jnp.sum(rest**2, axis=-1))
+        return learned - 0.5 * jnp.sum(free**2) - others
+
+    return jnp.vectorize(one, signature="(j,c)->()")(pose)
 
 
-def residuals(prior: PosePrior, pose: Float[Array, "*batch j 3"]) -> Float[Array, "*batch d"]:
+def residuals(
+    prior: PosePrior, pose: Float[Array, "*batch j 3"], up: Float[Array, " 3"] | None = None
+) -> Float[Array, "*batch r"]:
     """The residuals of the likeliest component: half the sum of their squares is its negative log
-    density but for a constant. The choice has no derivative."""
-    rest, logs = _standardised(prior, pose)
-    best = jnp.argmax(jax.lax.stop_gradient(logs - 0.5 * jnp.sum(rest**2, axis=-1)), axis=-1)
-    return jnp.take_along_axis(rest, best[..., None, None], axis=-2)[..., 0, :]
+    density but for a constant. The choice has no derivative. Arguments as for `log_prob`.
+
+    Three for each joint: those of the mixture, and then those that it leaves out.
+    """
+
+    def one(pose: Array) -> Array:
+        rest, logs, free = _standardised(prior, pose, up)
+        best = jnp.argmax(jax.lax.stop_gradient(logs - 0.5 * jnp.sum(rest**2, axis=-1)))
+        return jnp.concatenate([rest[best], free])
+
+    return jnp.vectorize(one, signature="(j,c)->(r)")(pose)
 
 
-def _standardised(prior: PosePrior, pose: Array) -> tuple[Array, Array]:
-    """Standardised deviation from every component, and the log of its share and scale."""
-    level = jnp.concatenate([remove_heading(pose[..., :1, :]), pose[..., 1:, :]], axis=-2)
-    chosen = level[..., np.array(prior.joints, int), :]
-    vector = chosen.reshape(*pose.shape[:-2], 1, -1)
+def limit_residuals(
+    prior: PosePrior, pose: Float[Array, "*batch j 3"], softness_rad: float = 0.05
+) -> Float[Array, "*batch j 3"]:
+    """How far each component is outside its limits, over `softness_rad`; 0 inside, and for the
+    root. Half the sum of squares has a continuous derivative."""
+    low, high = (jnp.broadcast_to(bound, pose.shape) for bound in (prior.low, prior.high))
+    outside = jnp.maximum(pose - high, 0.0) - jnp.maximum(low - pose, 0.0)
+    return (outside / softness_rad).at[..., 0, :].set(0.0)
+
+
+def _standardised(
+    prior: PosePrior, pose: Float[Array, "j 3"], up: Array | None
+) -> tuple[Float[Array, "k d"], Float[Array, " k"], Float[Array, " n"]]:
+    """Standardised deviations from every component, the log of its share and scale, and the
+    standardised deviations of the joints that the mixture leaves out."""
+    if 0 in prior.joints:
+        pose = pose.at[0].set(tilt(pose[0], up))
+    vector = pose[np.array(prior.joints, int)].reshape(1, -1)
     rest = jnp.einsum(
-        "kde,...ke->...kd", prior.whitening, vector - prior.means,
-        precision=jax.lax.Precision.HIGHEST,
-    )  # fmt: skip
+        "kde,ke->kd", prior.whitening, vector - prior.means, precision=jax.lax.Precision.HIGHEST
+    )
     scale = jnp.log(jnp.diagonal(prior.whitening, axis1=-2, axis2=-1)).sum(-1)
     constant = 0.5 * prior.means.shape[-1] * jnp.log(2 * jnp.pi)
-    return rest, jnp.log(prior.shares) + scale - constant
+    free = (pose[np.array(prior.free, int)] - prior.free_mean) / prior.free_scale
+    return rest, jnp.log(prior.shares) + scale - constant, free.ravel()
 
 
-def remove_heading(orientation: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3"]:
-    """The orientation (y up, axis-angle) without its turn about the vertical (swing and twist)."""
-    quaternion = rotation.quaternion_from_axis_angle(orientation)
-    w, y = quaternion[..., 0], quaternion[..., 2]
-    # Upside down there is no heading; any will do.
-    length = jnp.sqrt(w * w + y * y + 1e-12)
-    zero = jnp.zeros_like(w)
-    heading = jnp.stack([w / length, zero, -y / length, zero], axis=-1)
-    turned = rotation.from_quaternion(heading) @ rotation.exp(orientation)
-    return rotation.log(turned)
+def tilt(
+    orientation: Float[Array, "*batch 3"], up: Float[Array, " 3"] | None = None
+) -> Float[Array, "*batch 3"]:
+    """How far an orientation (axis-angle) leans from upright, without its heading: the turn about
+    a horizontal axis (y component 0) that has the model's view of `up`.
+
+    Args:
+      up: unit vector in the frame that the orientation turns the model into; +y if None. Any
+        turn about it leaves the result as it is.
+    """
+    up = jnp.array([0.0, 1.0, 0.0]) if up is None else up
+    seen = jnp.einsum(
+        "...ba,b->...a", rotation.exp(orientation), up, precision=jax.lax.Precision.HIGHEST
+    )
+    # The least turn from `seen` to y has axis seen x y, of length sin(angle).
+    axis = jnp.stack([-seen[..., 2], jnp.zeros_like(seen[..., 0]), seen[..., 0]], axis=-1)
+    s = jnp.sum(axis**2, axis=-1)
+    near = (s < 0.05) & (seen[..., 1] > 0)
+    # Upside down every axis is as good; within 0.01 rad of it the offset bounds the derivative.
+    offset = (_BLUNT * jnp.minimum(seen[..., 1], 0.0)) ** 2
+    sine = jnp.sqrt(jnp.where(near, 1.0, s + offset))
+    closed = jnp.arctan2(sine, jnp.where(near, 1.0, seen[..., 1])) / sine
+    series = 1 + s * (1 / 6 + s * (3 / 40 + s * (15 / 336 + s * (105 / 3456 + s * 945 / 42240))))
+    return axis * jnp.where(near, series, closed)[..., None]

@@ -4,10 +4,12 @@
     prior = shape_prior(model, groups=("female",), ranges={"stature": (-1.0, 0.0)})
     shape = sample_shape(prior, key)
 
-Each coefficient in turn is drawn from its Gaussian, given those before it, cut off at its limits
-(the sampler of Geweke, Hajivassiliou and Keane). Coefficients with a range of the user's come
-first, so the others follow from them as they do in the population: short people are lighter. So
-nothing piles up at a limit and nothing is drawn in vain.
+A draw outside the limits is drawn again, so nothing piles up at them. To do so for narrow ranges
+too, each coefficient in turn is proposed from its Gaussian, given those before it, cut off at its
+limits (the sampler of Geweke, Hajivassiliou and Keane), and the whole is kept or drawn again such
+that what is kept has exactly the truncated Gaussian's distribution. Coefficients with a range of
+the user's come first, and the others follow from them as they do in the population: short people
+are lighter. The shares of the groups are those of what is drawn.
 
 The same object is the prior of a fit: `shape_log_prob`, `shape_residuals`. Poses are in
 `jrecon.synth.pose_prior`, viewpoints in `jrecon.synth.viewpoint`.
@@ -28,6 +30,8 @@ from jrecon.model.parametric import ParametricModel
 
 # Cumulative probabilities are kept this far from 0 and 1, where float32 has no inverse: 5 sigma.
 _TAIL = 3e-7
+# How often a shape is drawn again at most; then the last one stays, within the limits as all are.
+_ATTEMPTS = 64
 
 
 @jax.tree_util.register_dataclass
@@ -110,44 +114,81 @@ def shape_prior(
 
 def sample_shape(prior: ShapePrior, key: PRNGKeyArray) -> Float[Array, " s"]:
     """Shape coefficients of one instance, for `vmap`."""
-    count = prior.low.shape[0]
+    if not len(prior.order):
+        return jnp.zeros(0)
     which, draw = jax.random.split(key)
     group = jnp.sum(jax.random.uniform(which) >= jnp.cumsum(prior.shares)[:-1])
-    uniform = jax.random.uniform(draw, (count,))
+
+    def attempt(state: tuple) -> tuple:
+        number, _, _ = state
+        uniform = jax.random.uniform(jax.random.fold_in(draw, number), (len(prior.order) + 1,))
+        normal, chance = _propose(prior, group, uniform[1:])
+        return number + 1, normal, uniform[0] < chance
+
+    start = (0, jnp.zeros(len(prior.order)), jnp.array(False))
+    _, normal, _ = jax.lax.while_loop(lambda x: ~x[2] & (x[0] < _ATTEMPTS), attempt, start)
+    product = jnp.matmul(prior.factor[group], normal, precision=jax.lax.Precision.HIGHEST)
+    values = jnp.clip(prior.mean[group] + product, prior.low, prior.high)
+    return jnp.zeros(len(prior.order)).at[prior.order].set(values)
+
+
+def _propose(
+    prior: ShapePrior, group: Array, uniform: Float[Array, " s"]
+) -> tuple[Float[Array, " s"], Float[Array, ""]]:
+    """Standard normal numbers of a shape within the limits, and the chance to keep it.
+
+    The density of the proposal is the Gaussian's over the product of the probabilities p of each
+    interval given the coefficients before, so it is kept in proportion to that product. p is
+    largest with the Gaussian's centre in the middle of the interval; to that it is compared.
+    """
     mean, factor = prior.mean[group], prior.factor[group]
 
-    def one(normal: Array, index: Array) -> tuple[Array, None]:
-        row = factor[index]
+    def one(state: tuple[Array, Array], index: Array) -> tuple[tuple[Array, Array], None]:
+        normal, chance = state
+        row, scale = factor[index], jnp.maximum(factor[index, index], 1e-9)
         center = mean[index] + jnp.sum(row * normal)
-        scale = jnp.maximum(row[index], 1e-9)
-        low, high = (ndtr((bound[index] - center) / scale) for bound in (prior.low, prior.high))
-        chance = jnp.clip(low + uniform[index] * (high - low), _TAIL, 1 - _TAIL)
-        value = jnp.clip(center + scale * ndtri(chance), prior.low[index], prior.high[index])
-        return normal.at[index].set((value - center) / scale), None
+        low, high = prior.low[index], prior.high[index]
+        below, above = ndtr((low - center) / scale), ndtr((high - center) / scale)
+        share = jnp.clip(below + uniform[index] * (above - below), _TAIL, 1 - _TAIL)
+        value = jnp.clip(center + scale * ndtri(share), low, high)
+        # The first coefficient's interval has the same probability in every attempt.
+        most = jnp.where(index == 0, above - below, 2 * ndtr((high - low) / (2 * scale)) - 1)
+        chance = chance * (above - below) / jnp.maximum(most, 1e-30)
+        return (normal.at[index].set((value - center) / scale), chance), None
 
-    normal, _ = jax.lax.scan(one, jnp.zeros(count), jnp.arange(count))
-    values = mean + factor @ normal
-    return jnp.zeros(count).at[prior.order].set(jnp.clip(values, prior.low, prior.high))
+    count = prior.low.shape[0]
+    (normal, chance), _ = jax.lax.scan(one, (jnp.zeros(count), jnp.ones(())), jnp.arange(count))
+    return normal, chance
 
 
 def shape_log_prob(prior: ShapePrior, shape: Float[Array, "*batch s"]) -> Float[Array, "*batch"]:
-    """Log density of the mixture of Gaussians; limits play no part in it."""
-    rest, logs = _standardised(prior, shape)
-    return jax.nn.logsumexp(logs - 0.5 * jnp.sum(rest**2, axis=-1), axis=-1)
+    """Log density of the mixture of Gaussians; limits play no part in it, so it is smooth and
+    finite everywhere."""
+
+    def one(vector: Array) -> Array:
+        rest, logs = _standardised(prior, vector)
+        return jax.nn.logsumexp(logs - 0.5 * jnp.sum(rest**2, axis=-1))
+
+    return jnp.vectorize(one, signature="(s)->()")(shape)
 
 
 def shape_residuals(prior: ShapePrior, shape: Float[Array, "*batch s"]) -> Float[Array, "*batch s"]:
     """Residuals of the likeliest group: half the sum of their squares is its negative log density
     but for a constant. The choice has no derivative."""
-    rest, logs = _standardised(prior, shape)
-    best = jnp.argmax(jax.lax.stop_gradient(logs - 0.5 * jnp.sum(rest**2, axis=-1)), axis=-1)
-    return jnp.take_along_axis(rest, best[..., None, None], axis=-2)[..., 0, :]
+
+    def one(vector: Array) -> Array:
+        rest, logs = _standardised(prior, vector)
+        return rest[jnp.argmax(jax.lax.stop_gradient(logs - 0.5 * jnp.sum(rest**2, axis=-1)))]
+
+    return jnp.vectorize(one, signature="(s)->(s)")(shape)
 
 
-def _standardised(prior: ShapePrior, shape: Array) -> tuple[Array, Array]:
-    ordered = shape[..., prior.order]
+def _standardised(
+    prior: ShapePrior, shape: Float[Array, " s"]
+) -> tuple[Float[Array, "g s"], Float[Array, " g"]]:
+    """Standardised deviations from every group, and the log of its share and scale."""
     rest = jnp.einsum(
-        "gst,...gt->...gs", prior.whitening, ordered[..., None, :] - prior.mean,
+        "gst,gt->gs", prior.whitening, shape[prior.order][None] - prior.mean,
         precision=jax.lax.Precision.HIGHEST,
     )  # fmt: skip
     scale = jnp.log(jnp.diagonal(prior.whitening, axis1=-2, axis2=-1)).sum(-1)

@@ -2,12 +2,20 @@
 
 A viewpoint is a function of nine numbers between 0 and 1, one for each thing that varies. Where
 they come from is the caller's choice: at random (`random_point`), from a low-discrepancy sequence
-that fills the ranges evenly (`sequence_point`), or on a grid (`grid_point`).
+that fills the ranges evenly (`sequence_point`), or on a grid (`grid_point`):
+
+    view = viewpoint(ViewConfig(), random_point(key))
+    params = place(model, params, view.rotation, shift)         # the same body, camera frame
+
+Ranges may be single values, (a, a): what they stand for is then fixed.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +46,8 @@ class ViewConfig:
     azimuth_rad: Range = (-np.pi, np.pi)
     """0: the camera sees the front; pi / 2: it stands to the object's left."""
     elevation_rad: Range = (-0.35, 0.75)
-    """Of the camera above the object's middle."""
+    """Of the camera above the object's middle, -pi / 2 to pi / 2; uniform in its sine, so that
+    equal parts of the sphere around the object are equally likely."""
     roll_rad: Range = (-0.15, 0.15)
     """About the optical axis."""
     field_of_view_rad: Range = (0.8, 1.4)
@@ -49,8 +58,8 @@ class ViewConfig:
     """Where the middle of the object appears, off the middle of the image, as a share of its size,
     along each axis; large objects then reach out of the frame."""
     upright: bool = dataclasses.field(default=True, metadata=dict(static=True))
-    """Whether the camera keeps to `elevation_rad` and `roll_rad`. Otherwise it looks from
-    anywhere, any way up, as at an object without a natural stand."""
+    """Whether the camera keeps to the ranges of azimuth, elevation and roll. Otherwise they are
+    full, and all rotations are equally likely, as for an object without a natural stand."""
     size: tuple[int, int] = dataclasses.field(default=(480, 640), metadata=dict(static=True))
     """(height, width) of the whole image of the sensor, pixels."""
 
@@ -87,14 +96,41 @@ def viewpoint(config: ViewConfig, point: Float[Array, " 9"]) -> Viewpoint:
     aim = jnp.stack([_between(config.aim, x["aim_u"]), _between(config.aim, x["aim_v"])])
     ray = jnp.append((middle + aim * size - camera.center) / focal, 1.0)
     target = distance * ray / jnp.linalg.norm(ray)
-    if config.upright:
-        azimuth = _between(config.azimuth_rad, x["azimuth"])
-        elevation = _between(config.elevation_rad, x["elevation"])
-        roll = _between(config.roll_rad, x["roll"])
-        turn = _about(2, roll) @ _about(0, elevation) @ FLIP @ _about(1, -azimuth)
-    else:
-        turn = _any_rotation(x["azimuth"], x["elevation"], x["roll"])
+    around, quarter = (-np.pi, np.pi), (-np.pi / 2, np.pi / 2)
+    azimuth = _between(config.azimuth_rad if config.upright else around, x["azimuth"])
+    lowest, highest = jnp.sin(jnp.asarray(config.elevation_rad if config.upright else quarter))
+    elevation = jnp.arcsin(jnp.clip(_between((lowest, highest), x["elevation"]), -1.0, 1.0))
+    roll = _between(config.roll_rad if config.upright else around, x["roll"])
+    turn = turntable(azimuth, elevation, roll)
     return Viewpoint(camera, turn, target, turn[:, 1])
+
+
+def turntable(azimuth: Array, elevation: Array, roll: Array) -> Float[Array, "3 3"]:
+    """The rotation from the model's frame (y up, facing +z) to the camera's, angles in radians."""
+    parts = (_about(2, roll), _about(0, elevation), jnp.asarray(FLIP), _about(1, -azimuth))
+    return functools.reduce(functools.partial(jnp.matmul, precision=HIGHEST), parts)
+
+
+def check_view(config: ViewConfig) -> None:
+    """Refuse a config that no camera can have.
+
+    Raises:
+      ValueError: a range that is empty or reaches beyond what is possible, or an empty image.
+    """
+    half = float(np.pi / 2)
+    allowed = dict(
+        distance_m=(1e-6, np.inf), azimuth_rad=(-np.inf, np.inf), elevation_rad=(-half, half),
+        roll_rad=(-np.inf, np.inf), field_of_view_rad=(1e-6, np.pi - 1e-6),
+        center=(-np.inf, np.inf), aim=(-np.inf, np.inf),
+    )  # fmt: skip
+    for name, (least, most) in allowed.items():
+        low, high = (float(bound) for bound in getattr(config, name))
+        if not least - 1e-6 <= low <= high <= most + 1e-6:
+            raise ValueError(
+                f"{name}: got ({low:g}, {high:g}), need low <= high between {least:g} and {most:g}."
+            )
+    if min(config.size) < 1:
+        raise ValueError(f"size: got {config.size}, need (height, width) of 1 pixel or more.")
 
 
 def _between(limits: Range, share: Array) -> Array:
@@ -105,21 +141,14 @@ def _about(axis: int, angle: Array) -> Float[Array, "3 3"]:
     return rotation.exp(jnp.zeros(3).at[axis].set(angle))
 
 
-def _any_rotation(a: Array, b: Array, c: Array) -> Float[Array, "3 3"]:
-    """Uniform over all rotations (Shoemake 1992, "Uniform random rotations")."""
-    one, other = jnp.sqrt(1 - a), jnp.sqrt(a)
-    b, c = 2 * jnp.pi * b, 2 * jnp.pi * c
-    return rotation.from_quaternion(
-        jnp.stack([other * jnp.cos(c), one * jnp.sin(b), one * jnp.cos(b), other * jnp.sin(c)])
-    )
-
-
 def random_point(key: PRNGKeyArray) -> Float[Array, " 9"]:
+    """Independent uniform numbers."""
     return jax.random.uniform(key, (len(AXES),))
 
 
 def sequence_point(index: Array | int) -> Float[Array, " 9"]:
-    """Point `index` of an additive recurrence: any number of the first points is spread evenly.
+    """Point `index` (below 2^32) of an additive recurrence: however many of the first points are
+    taken, they are spread evenly.
 
     Source: Roberts 2018, "The unreasonable effectiveness of quasirandom sequences": steps are the
     powers of the inverse of the root of x^(d + 1) = x + 1.
@@ -133,9 +162,15 @@ def sequence_point(index: Array | int) -> Float[Array, " 9"]:
     return whole.astype(jnp.float32) * np.float32(2.0**-32) * np.float32(1 - 2**-23)
 
 
-def grid_point(index: Array | int, counts: dict[str, int]) -> Float[Array, " 9"]:
+def grid_size(counts: Mapping[str, int]) -> int:
+    """How many points a grid has."""
+    return math.prod(counts.values())
+
+
+def grid_point(index: Array | int, counts: Mapping[str, int]) -> Float[Array, " 9"]:
     """Point `index` of a grid with so many cells along the named axes, in the middle of its cell;
-    the last named axis runs fastest, and axes without a name stay in the middle.
+    the last named axis runs fastest, and axes without a name stay in the middle. After
+    `grid_size(counts)` points it begins again.
 
     Raises:
       ValueError: a name that is not in `AXES`, or a count below 1.
@@ -144,7 +179,7 @@ def grid_point(index: Array | int, counts: dict[str, int]) -> Float[Array, " 9"]
         if name not in AXES or count < 1:
             raise ValueError(f"counts: got {name!r}: {count}, need counts >= 1 of {list(AXES)}.")
     point, rest = jnp.full(len(AXES), 0.5), jnp.asarray(index)
-    for name, count in reversed(counts.items()):
+    for name, count in reversed(list(counts.items())):
         point = point.at[AXES.index(name)].set((rest % count + 0.5) / count)
         rest = rest // count
     return point
@@ -153,7 +188,7 @@ def grid_point(index: Array | int, counts: dict[str, int]) -> Float[Array, " 9"]
 def place(
     model: ParametricModel, params: Params, turn: Float[Array, "3 3"], shift: Float[Array, " 3"]
 ) -> Params:
-    """Parameters of the rigidly moved instance: its vertices are turn x + shift.
+    """Parameters of the rigidly moved instance, for `vmap`: its vertices are turn x + shift.
 
     The root turns about its own rest joint J, which depends on shape, so the translation has to
     make up for it: t' = turn (J + t) + shift - J.
