@@ -94,7 +94,7 @@ def linear(model: ParametricModel, examples: Example, *, ridge: float = 30.0) ->
 
     def predict(depth: Array, camera: Camera, mask: Array) -> Prediction:
         seen = _views(depth, camera, mask)
-        outputs = jnp.matmul(_features(seen), matrix, precision=HIGHEST) + start
+        outputs = jnp.matmul(_features(seen), matrix, precision=HIGHEST) + start[None]
         return _Targets.split(model, outputs).prediction(model, seen)
 
     return predict
@@ -106,7 +106,7 @@ def _views(depth: Array, camera: Camera, mask: Array, side: int = SIDE) -> Objec
 
 
 def _features(views: ObjectView) -> Float[Array, "b d"]:
-    scaled = views.image[..., :4] * np.array([1.0, 1.0, 1.0, _MASK_M], np.float32)
+    scaled = views.image[..., :4] * np.array([[[[1.0, 1.0, 1.0, _MASK_M]]]], np.float32)
     return scaled.reshape(scaled.shape[0], -1)
 
 
@@ -148,4 +148,4 @@ class _Targets:
 
 def _root(model: ParametricModel, shape: Float[Array, "b s"]) -> Float[Array, "b 3"]:
     moved = jnp.matmul(model.joint_basis[0], shape[..., None], precision=HIGHEST)[..., 0]
-    return model.joints[0] + moved
+    return model.joints[:1] + moved

@@ -106,7 +106,7 @@ def predict_views(function: Regressor, views: ObjectView) -> Prediction:
     joint = jnp.matmul(model.joint_basis[0], shape[..., None], precision=HIGHEST)[..., 0]
     place = views.middle + jnp.einsum("bij,bj->bi", turn, root, precision=HIGHEST)
     pose = rotation.log(jnp.concatenate([oriented[:, None], rotations[:, 1:]], axis=1))
-    translation = place - (model.joints[0] + joint)
+    translation = place - (model.joints[:1] + joint)
     return Prediction(Params(shape, pose, translation), joint_std)
 
 
@@ -120,5 +120,5 @@ def split_outputs(
     root, columns, shape, spread = jnp.split(outputs, ends, axis=-1)
     start = np.tile(np.eye(3, 2).T.reshape(6), (count, 1))
     start[0] = FLIP[:, :2].T.reshape(6)
-    rotations = rotation.from_6d(columns.reshape(-1, count, 6) + start[None].astype(np.float32))
+    rotations = rotation.from_6d(columns.reshape(-1, count, 6) + start.astype(np.float32)[None])
     return rotations, shape, root, _FIRST_STD_M * jnp.exp(jnp.clip(spread, -6.0, 3.0))

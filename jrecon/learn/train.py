@@ -100,10 +100,9 @@ def _optimizer(config: TrainConfig) -> optax.GradientTransformation:
 
 def start(function: Regressor, config: TrainConfig) -> TrainState:
     """The state before the first step."""
-    copy = jax.tree.map(jnp.array, function.weights)
-    return TrainState(
-        jnp.zeros((), jnp.int32), function.weights, copy, _optimizer(config).init(copy)
-    )
+    # Copies: steps use up the state that they are given.
+    weights, average = (jax.tree.map(jnp.array, function.weights) for _ in range(2))
+    return TrainState(jnp.zeros((), jnp.int32), weights, average, _optimizer(config).init(weights))
 
 
 def data_mesh(devices: int | None = None) -> Mesh:
@@ -176,7 +175,7 @@ def make_step(
         # Young averages forget their start sooner.
         keep = jnp.minimum(config.average, (1.0 + state.step) / (10.0 + state.step))
         average = jax.tree.map(lambda a, b: keep * a + (1 - keep) * b, state.average, weights)
-        metrics |= {"gradient": optax.global_norm(slopes), "rate": schedule(config)(state.step)}
+        metrics |= {"gradient": optax.tree.norm(slopes), "rate": schedule(config)(state.step)}
         return TrainState(state.step + 1, weights, average, memory), metrics
 
     # Put where steps leave it, or the second step would be compiled anew.

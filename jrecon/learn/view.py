@@ -76,7 +76,7 @@ def view_object(
     middle = jnp.sum(jnp.where(own[..., None], points, 0.0), axis=(0, 1)) / jnp.maximum(count, 1)
     middle = jnp.where(count > 0, middle, jnp.array([0.0, 0.0, _FALLBACK_M]))
     turn = _toward(middle)
-    local = jnp.einsum("ab,vub->vua", turn, points - middle, precision=HIGHEST)
+    local = jnp.einsum("ab,vub->vua", turn, points - middle[None, None], precision=HIGHEST)
     around = jnp.where((z > 0) & ~own, jnp.clip(local[..., 2], -_AROUND, _AROUND), 0.0)
     image = jnp.concatenate(
         [jnp.where(own[..., None], local, 0.0), jnp.stack([own, z > 0, around], axis=-1)], axis=-1

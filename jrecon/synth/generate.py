@@ -193,8 +193,8 @@ def _frame(
     size = jnp.array([camera.width, camera.height])
     ahead = vertices[:, 2] > 0.1
     depth = jnp.where(ahead, vertices[:, 2], 1.0)[:, None]
-    pixels = vertices[:, :2] / depth * camera.focal + camera.center
-    inside = ahead & jnp.all((pixels > -0.5) & (pixels < size - 0.5), axis=1)
+    pixels = vertices[:, :2] / depth * camera.focal[None] + camera.center[None]
+    inside = ahead & jnp.all((pixels > -0.5) & (pixels < size[None] - 0.5), axis=1)
     in_frame = jnp.mean(inside)
     if not config.crop:
         low, high = jnp.full(2, -0.5), size - 0.5
