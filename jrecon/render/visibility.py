@@ -86,8 +86,7 @@ def _draw_all(width: int, height: int, max_tiles: int) -> Any:
     """A function of faces and (vertices, focal, center), these with one leading axis of images."""
 
     def draw(method: Any, faces: Any, image: Any) -> Any:
-        camera = Camera(image[1], image[2], width, height)
-        return method(_prepare(image[0], faces, camera), camera)
+        return method(image[0], faces, Camera(image[1], image[2], width, height))
 
     on_cpu = functools.partial(draw, functools.partial(_scatter, _CHUNK_CPU, max_tiles))
     on_gpu = functools.partial(draw, functools.partial(_scatter, _CHUNK_GPU, max_tiles))
@@ -158,51 +157,58 @@ class _Corner(NamedTuple):
     point: tuple[Float[Array, " f"], ...]
     """x, y, z, metres; NaN unless all are finite."""
     pixel: tuple[Float[Array, " f"], ...]
-    """Its projection (u, v); meaningless unless ahead."""
+    """Its projection (u, v), see `_project`."""
     ahead: Bool[Array, " f"]
     """Beyond the near plane."""
     tame: Bool[Array, " f"]
     """Its projection has all the digits that coverage needs."""
 
 
-def _prepare(vertices: Float[Array, "v 3"], faces: Int[Array, "f 3"], camera: Camera) -> _Faces:
-    corners = _corners(vertices, faces, camera)
+Columns = tuple[Float[Array, " v"], ...]
+
+
+def _project(vertices: Float[Array, "v 3"], camera: Camera) -> Columns:
+    """x, y, z, u, v of all vertices. Without a projection u and v are NaN; v is 0 if the vertex is
+    no point at all, with a number that is not finite."""
+    finite = jnp.isfinite(vertices).all(1)
+    point = [jnp.where(finite, axis, jnp.nan) for axis in vertices.T]
+    depth = jnp.where(point[2] > NEAR, point[2], jnp.nan)
+    u, v = (point[i] / depth * camera.focal[i] + camera.center[i] for i in range(2))
+    return (*point, u, jnp.where(finite, v, 0.0))
+
+
+def _corners(columns: Columns, ids: list[Int[Array, " f"]], camera: Camera) -> list[_Corner]:
+    """The corners of faces by the numbers of their vertices."""
+    corners = []
+    for index in ids:
+        x, y, z, u, v = (column[index] for column in columns)
+        tame = (jnp.abs(u - camera.center[0]) < _FAR_OUT) & (
+            jnp.abs(v - camera.center[1]) < _FAR_OUT
+        )
+        corners.append(_Corner((x, y, z), (u, v), z > NEAR, tame))
+    return corners
+
+
+def _faces(corners: list[_Corner], number: Int[Array, " f"], count: int, camera: Camera) -> _Faces:
+    """What pixels ask of faces, by their corners and their numbers out of `count`."""
     points = [corner.point for corner in corners]
-    ahead = [corner.ahead for corner in corners]
     normal = cross(minus(points[1], points[0]), minus(points[2], points[0]))
     height = dot(normal, points[0])
+    low, high = _box([corner.pixel for corner in corners], camera)
     # False for NaN, too.
-    seen = (jnp.abs(height) > 0) & (ahead[0] | ahead[1] | ahead[2])
-    low, high = _box(corners, camera)
+    seen = jnp.abs(height) > 0
     return _Faces(
         edges=tuple(_edge(corners[k], corners[(k + 1) % 3], camera) for k in range(3)),
         inverse_depth=_inverse_depth(normal, height, corners, camera),
         low=low,
         high=tuple(jnp.where(seen, last, -1) for last in high),
-        rank=_rank(height > 0, points),
+        rank=_rank(height > 0, points, number, count),
     )
 
 
-def _corners(
-    vertices: Float[Array, "v 3"], faces: Int[Array, "f 3"], camera: Camera
-) -> list[_Corner]:
-    finite = jnp.isfinite(vertices).all(1)
-    point = [jnp.where(finite, axis, jnp.nan) for axis in vertices.T]
-    depth = jnp.where(point[2] > NEAR, point[2], 1.0)
-    pixel = [point[i] / depth * camera.focal[i] + camera.center[i] for i in range(2)]
-    # Behind a barrier, so that all faces at a vertex see the very same numbers.
-    columns = jax.lax.optimization_barrier((*point, *pixel))
-    corners = []
-    for k in range(3):
-        x, y, z, u, v = (column[faces[:, k]] for column in columns)
-        tame = (jnp.abs(u - camera.center[0]) < _FAR_OUT) & (
-            jnp.abs(v - camera.center[1]) < _FAR_OUT
-        )
-        corners.append(_Corner((x, y, z), (u, v), z > NEAR, (z > NEAR) & tame))
-    return corners
-
-
-def _rank(inside: Bool[Array, " f"], points: list[Any]) -> UInt32[Array, " f"]:
+def _rank(
+    inside: Bool[Array, " f"], points: list[Any], number: Int[Array, " f"], count: int
+) -> UInt32[Array, " f"]:
     """First what is seen from outside, then by a hash of the corners, then by number."""
     hashed = jnp.zeros(inside.shape, jnp.uint32)
     for point in points:
@@ -210,10 +216,9 @@ def _rank(inside: Bool[Array, " f"], points: list[Any]) -> UInt32[Array, " f"]:
         mixed = x * np.uint32(0x9E3779B1) ^ y * np.uint32(0x85EBCA77) ^ z * np.uint32(0xC2B2AE3D)
         # A sum, which does not care which corner is the first.
         hashed += (mixed ^ (mixed >> 15)) * np.uint32(0x27D4EB2F)
-    count = len(inside)
     bits = max(1, (count - 1).bit_length())
     geometric = inside.astype(jnp.uint32) << 31 | hashed >> 1
-    return geometric >> bits << bits | jnp.arange(count, dtype=jnp.uint32)
+    return geometric >> bits << bits | number.astype(jnp.uint32)
 
 
 def _face_of_rank(rank: UInt32[Array, "*n"], count: int) -> Int[Array, "*n"]:
@@ -221,17 +226,21 @@ def _face_of_rank(rank: UInt32[Array, "*n"], count: int) -> Int[Array, "*n"]:
     return (rank & np.uint32((1 << bits) - 1)).astype(jnp.int32)
 
 
-def _box(corners: list[_Corner], camera: Camera) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    """First and last pixel centre in the box around each face; the image where unknown."""
-    ahead = corners[0].ahead & corners[1].ahead & corners[2].ahead
+def _box(pixels: list[Any], camera: Camera) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """First and last pixel centre in the box around each face, given its projected corners; the
+    whole image where some are behind the near plane; none of it where all are, or one is broken."""
+    behind = [jnp.isnan(corner[0]) for corner in pixels]
+    broken = [away & ~jnp.isnan(corner[1]) for away, corner in zip(behind, pixels, strict=True)]
+    known = ~(behind[0] | behind[1] | behind[2])
+    unseen = (behind[0] & behind[1] & behind[2]) | broken[0] | broken[1] | broken[2]
     low, high = [], []
     for i, size in enumerate((camera.width, camera.height)):
-        a, b, c = (corner.pixel[i] for corner in corners)
-        first = jnp.where(ahead, jnp.ceil(jnp.minimum(jnp.minimum(a, b), c)), 0.0)
-        last = jnp.where(ahead, jnp.floor(jnp.maximum(jnp.maximum(a, b), c)), size - 1.0)
+        a, b, c = (corner[i] for corner in pixels)
+        first = jnp.where(known, jnp.ceil(jnp.minimum(jnp.minimum(a, b), c)), 0.0)
+        last = jnp.where(known, jnp.floor(jnp.maximum(jnp.maximum(a, b), c)), size - 1.0)
         # Clamped while still floats: a huge float has no integer.
         low.append(jnp.clip(first, 0.0, size).astype(jnp.int32))
-        high.append(jnp.clip(last, -1.0, size - 1.0).astype(jnp.int32))
+        high.append(jnp.clip(jnp.where(unseen, -1.0, last), -1.0, size - 1.0).astype(jnp.int32))
     return (low[0], low[1]), (high[0], high[1])
 
 
@@ -301,37 +310,51 @@ def _depth_bits(face: _Faces, u: Int[Array, "*n"], v: Int[Array, "*n"]) -> UInt3
 
 
 def _scatter(
-    chunk: int, max_tiles: int, faces: _Faces, camera: Camera
+    chunk: int,
+    max_tiles: int,
+    vertices: Float[Array, "v 3"],
+    faces: Int[Array, "f 3"],
+    camera: Camera,
 ) -> tuple[Array, Array, Array]:
-    """Draw all tiles of all faces, so many at a time, keeping the nearest at each pixel."""
-    count, size = len(faces.rank), camera.width * camera.height
-    grid, ends, left_out = _tiles(faces, camera, max_tiles)
+    """Draw all tiles of all faces, so many at a time, keeping the nearest at each pixel.
+
+    What pixels ask of a face is computed for its tiles, not before: half of the faces of a fine
+    mesh hold no pixel at all.
+    """
+    count, size = len(faces), camera.width * camera.height
+    columns, ids = _project(vertices, camera), [faces[:, k] for k in range(3)]
+    grid, ends, left_out = _tiles(columns, ids, camera, max_tiles)
 
     def draw(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         start, nearest, winner = state
         slot = start + jnp.arange(chunk)
         owner = jnp.minimum(jnp.searchsorted(ends, slot, side="right"), count - 1)
-        face, columns = jax.tree.map(lambda column: column[owner], (faces, grid[0]))
-        within = slot - (ends - grid[0] * grid[1])[owner]
-        row = within // jnp.maximum(columns, 1)
-        column = within - row * columns
-        samples = []
-        # One pixel of the tile after the other: XLA makes faster code of it than of one more axis.
-        for step_v, step_u in np.ndindex(_TILE, _TILE):
-            u, v = face.low[0] + _TILE * column + step_u, face.low[1] + _TILE * row + step_v
-            bits = jnp.where(slot < ends[-1], _depth_bits(face, u, v), _EMPTY)
-            # Out of range is dropped by scatters: that is where uncovered samples go.
-            samples.append((bits, jnp.where(bits == _EMPTY, size, v * camera.width + u)))
-        # Behind a barrier, so that they are not computed twice with different rounding.
-        bits, pixel = jax.lax.optimization_barrier(
-            tuple(jnp.concatenate(parts) for parts in zip(*samples, strict=True))
-        )
-        rank = jnp.tile(face.rank, _TILE**2)
-        nearer = nearest.at[pixel].min(bits, mode="drop")
-        wins = bits == nearer.at[pixel].get(mode="fill", fill_value=0)
-        winner = jnp.where(nearer < nearest, _EMPTY, winner)
-        winner = winner.at[jnp.where(wins, pixel, size)].min(rank, mode="drop")
-        return start + chunk, nearer, winner
+        face = _faces(_corners(columns, [x[owner] for x in ids], camera), owner, count, camera)
+        wide, high = grid[0][owner], grid[1][owner]
+        within = slot - (ends[owner] - wide * high)
+        row = jax.lax.div(within, jnp.maximum(wide, 1))
+        corner_u = face.low[0] + _TILE * (within - row * wide)
+        corner_v = face.low[1] + _TILE * row
+        # Past the end of the list nothing is covered.
+        last = jnp.where(slot < ends[-1], face.high[0], -1)
+        face = dataclasses.replace(face, high=(last, face.high[1]))
+
+        def sample(step: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+            nearest, winner = state
+            u, v = corner_u + step % _TILE, corner_v + step // _TILE
+            bits = _depth_bits(face, u, v)
+            # What is not covered goes to some pixel of the image and changes nothing there:
+            # scatters without a range check are three times as fast.
+            v, u = jnp.clip(v, 0, camera.height - 1), jnp.clip(u, 0, camera.width - 1)
+            pixel = v * camera.width + u
+            nearer = nearest.at[pixel].min(bits, mode="promise_in_bounds")
+            wins = (bits == nearer[pixel]) & (bits != _EMPTY)
+            winner = jnp.where(nearer < nearest, _EMPTY, winner)
+            rank = jnp.where(wins, face.rank, _EMPTY)
+            return nearer, winner.at[pixel].min(rank, mode="promise_in_bounds")
+
+        # A loop over the pixels of a tile: unrolled, XLA would compute the faces anew for each.
+        return start + chunk, *jax.lax.fori_loop(0, _TILE**2, sample, (nearest, winner))
 
     blank = jnp.full(size, _EMPTY)
     state = (jnp.zeros((), jnp.int32), blank, blank)
@@ -341,14 +364,17 @@ def _scatter(
 
 
 def _tiles(
-    faces: _Faces, camera: Camera, max_tiles: int
+    columns: Columns, ids: list[Int[Array, " f"]], camera: Camera, max_tiles: int
 ) -> tuple[tuple[Array, ...], Int[Array, " f"], Int[Array, ""]]:
     """Columns and rows of tiles of each face, where its tiles end in the list of all, and how many
     faces do not fit the list."""
-    grid = tuple(jnp.maximum((faces.high[i] - faces.low[i] + _TILE) // _TILE, 0) for i in range(2))
+    low, high = _box([[column[index] for column in columns[3:]] for index in ids], camera)
+    grid = tuple(
+        jax.lax.div(jnp.maximum(high[i] - low[i] + _TILE, 0), np.int32(_TILE)) for i in range(2)
+    )
     tiles = grid[0] * grid[1]
     image = math.ceil(camera.width / _TILE) * math.ceil(camera.height / _TILE)
-    if len(faces.rank) * image <= max_tiles:
+    if len(tiles) * image <= max_tiles:
         return grid, jnp.cumsum(tiles), jnp.zeros((), jnp.int32)
     # A float32 sum cannot wrap around. It is rounded, for which `MAX_TILES` leaves room.
     fits = jnp.cumsum(tiles.astype(jnp.float32)) <= max_tiles
@@ -368,10 +394,15 @@ def _decode(
     return jnp.where(empty, -1, _face_of_rank(winner, count)), depth
 
 
-def _sweep(faces: _Faces, camera: Camera) -> tuple[Array, Array, Array]:
+def _sweep(
+    vertices: Float[Array, "v 3"], faces: Int[Array, "f 3"], camera: Camera
+) -> tuple[Array, Array, Array]:
     """Sweep blocks of the image by chunks of faces, skipping the chunks that are elsewhere."""
-    count = len(faces.rank)
-    chunks = _sorted_chunks(faces, camera)
+    count = len(faces)
+    # Behind a barrier, so that all faces at a vertex see the very same numbers.
+    columns = jax.lax.optimization_barrier(_project(vertices, camera))
+    corners = _corners(columns, [faces[:, k] for k in range(3)], camera)
+    chunks = _sorted_chunks(_faces(corners, jnp.arange(count), count, camera), camera)
     low = [chunks.low[i].min((1, 2)) for i in range(2)]
     high = [chunks.high[i].max((1, 2)) for i in range(2)]
     rows, columns = math.ceil(camera.height / _BLOCK_ROWS), math.ceil(camera.width / _BLOCK_COLUMNS)
