@@ -11,11 +11,14 @@ import pytest
 import trimesh
 from PIL import Image
 
-from jrecon.cli import demo, main
+from jrecon.cli import demo, main, synth
 from jrecon.cli.models import make_params
 from jrecon.model.formats import load_model, save_model
 from jrecon.model.parametric import pose, zeros
+from jrecon.synth.reading import open_database
+from jrecon.synth.settings import config_from, settings
 from tests.model.small_models import random_model
+from tests.synth import small_source
 
 
 @pytest.fixture
@@ -178,3 +181,106 @@ def test_doctor_finds_the_engine_sound(capsys):
     assert report["self_test"]["result"] == "ok"
     assert report["packages"]["jax"] != "not installed"
     assert report["devices"]["devices"]
+
+
+@pytest.fixture
+def synth_arguments(tmp_path, model_file, monkeypatch):
+    """Settings whose compiled code is that of tests/synth/test_generate.py."""
+    monkeypatch.setattr(synth, "_BATCH", small_source.COUNT)
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(settings(small_source.CONFIG)))
+    return ["--model", model_file, "--level", "full", "--config", config, "--shard-size", "16"]
+
+
+def tree_bytes(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_synth_makes_extends_and_verifies_a_database(capsys, synth_arguments, tmp_path):
+    out, picture = tmp_path / "db", tmp_path / "sheet.png"
+    make = ["synth", "--out", out, *synth_arguments]
+    report = run_json(capsys, *make, "--count", "20", "--preview", picture)
+    assert (report["examples_made"], report["examples"], report["shards"]) == (20, 20, 2)
+    with Image.open(picture) as drawn:
+        assert len(np.unique(np.asarray(drawn).reshape(-1, 3), axis=0)) > 50
+    db = open_database(out)
+    assert len(db) == 20 and db[0].depth.shape == (20, 24)
+    assert run_json(capsys, *make, "--count", "20")["examples_made"] == 0
+    assert run_json(capsys, *make, "--count", "40")["examples"] == 40
+    assert run_json(capsys, "synth", "--verify", out)["result"] == "ok"
+
+    for part in ("1/2", "0/2"):
+        split = ["synth", "--out", tmp_path / "split", *synth_arguments, "--count", "40"]
+        run_json(capsys, *split, "--shard", part)
+    assert tree_bytes(tmp_path / "split") == tree_bytes(out)
+
+    before = tree_bytes(out)
+    assert "seed" in run_failing(capsys, *make, "--count", "40", "--seed", "1")
+    assert "depth_unit_mm" in run_failing(capsys, *make, "--count", "40", "--unit-mm", "0.1")
+    assert "--overwrite" in run_failing(capsys, *make, "--count", "40", "--preview", picture)
+    assert tree_bytes(out) == before
+    shard = next(path for path in (out / "depth" / "c" / "0").rglob("*") if path.is_file())
+    damaged = bytearray(before[str(shard.relative_to(out))])
+    damaged[len(damaged) // 2] ^= 1
+    shard.write_bytes(damaged)
+    assert "shard 0" in run_failing(capsys, "synth", "--verify", out)
+
+
+def test_synth_goes_on_after_control_c(capsys, synth_arguments, tmp_path, monkeypatch):
+    out = tmp_path / "db"
+    make = ["synth", "--out", out, *synth_arguments, "--count", "40"]
+    whole = synth._batch_maker
+
+    def interrupted(*arguments):
+        batch_of = whole(*arguments)
+
+        def until(start, count):
+            if start >= 24:
+                raise KeyboardInterrupt
+            return batch_of(start, count)
+
+        return until
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
+        patch.setattr(synth, "_batch_maker", interrupted)
+        main([str(argument) for argument in make])
+    assert stop.value.code == 130
+    assert "16 of 40 examples" in capsys.readouterr().err
+    assert run_json(capsys, *make)["examples_made"] == 24
+
+
+def test_synth_writes_and_reads_settings(capsys, tmp_path):
+    file = tmp_path / "config.json"
+    arguments = ["synth", "--write-config", file, "--size", "32", "--sensors", "stereo"]
+    run_json(capsys, *arguments)
+    written = json.loads(file.read_text())
+    assert settings(config_from(written)) == written
+    assert (written["height"], written["width"], written["sensors"]) == (32, 32, ["stereo"])
+    assert "--overwrite" in run_failing(capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    (
+        ('{"hight": 3}', "did you mean 'height'"),
+        ('{"view": {"distance_m": [1]}}', "view.distance_m: got [1], need a list of 2"),
+        ('{"crop": 1}', "true or false"),
+        ('{"height": 3.5}', "whole number"),
+        ('{"shape_ranges": [["stature", "tall", 2]]}', "finite number"),
+        ("[]", "need names and values"),
+        ("{", "config.json"),
+    ),
+)
+def test_synth_names_the_setting_that_is_wrong(capsys, tmp_path, text, message):
+    file = tmp_path / "config.json"
+    file.write_text(text)
+    assert message in run_failing(capsys, "synth", "--out", tmp_path / "db", "--config", file)
+
+
+def test_synth_refuses_what_it_cannot_do(capsys, tmp_path):
+    assert "need --out" in run_failing(capsys, "synth")
+    out = ["synth", "--out", tmp_path / "db"]
+    assert "need I/N" in run_failing(capsys, *out, "--shard", "4/4")
+    assert "at least 1" in run_failing(capsys, *out, "--count", "0")
+    assert "no manifest.json" in run_failing(capsys, "synth", "--verify", tmp_path)
+    assert not (tmp_path / "db").exists()

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jrecon.geometry.camera import Camera, resize
 from jrecon.model.parametric import ParametricModel, Params, pose
-from jrecon.pictures import Color, Image, color_map, shade
+from jrecon.pictures import Color, Image, View, color_map, shade
 from jrecon.render import render
 from jrecon.synth.example import Example
 
@@ -29,29 +30,27 @@ def example_images(
     the outline of the mask in red. The truth is rendered with the camera of the example.
 
     Args:
-      least_pixels: smaller images are enlarged by a whole factor to so many pixels.
+      least_pixels: smaller depth maps are enlarged by a whole factor, up to so many pixels.
     """
-    count = len(np.asarray(examples.sensor))
     images = []
-    for i in range(count):
+    for i in range(len(np.asarray(examples.sensor))):
         one = jax.tree.map(lambda leaf, i=i: jnp.asarray(leaf[i]), examples)
-        view = _truth(model, one.params, one.camera)
         depth, mask = np.asarray(one.depth), np.asarray(one.mask)
-        seen = np.asarray(view.depth)[np.asarray(view.mask)]
-        shown = seen if seen.size else depth[depth > 0]
-        low, high = (shown.min(), shown.max()) if shown.size else (0.0, 1.0)
-        image = color_map(depth, low - _AROUND_M, high + _AROUND_M, depth > 0)
-        image[_outline(mask)] = _OUTLINE
-        shaded = shade(view, background=_BACKDROP)
         factor = max(1, least_pixels // max(depth.shape))
-        images += [
-            np.kron(each, np.ones((factor, factor, 1), np.uint8)) for each in (image, shaded)
-        ]
+        enlarge = lambda image, factor=factor: image.repeat(factor, 0).repeat(factor, 1)
+        camera = resize(one.camera, factor * one.camera.width, factor * one.camera.height)
+        view = _truth(model, one.params, camera)
+        object_depth = np.asarray(view.depth)[np.asarray(view.mask)]
+        shown = object_depth if object_depth.size else depth[depth > 0]
+        low, high = (shown.min(), shown.max()) if shown.size else (0.0, 1.0)
+        image = enlarge(color_map(depth, low - _AROUND_M, high + _AROUND_M, depth > 0))
+        image[_outline(enlarge(mask))] = _OUTLINE
+        images += [image, shade(view, background=_BACKDROP)]
     return images
 
 
 @jax.jit
-def _truth(model: ParametricModel, params: Params, camera):
+def _truth(model: ParametricModel, params: Params, camera: Camera) -> View:
     return render(pose(model, params).vertices, model.faces, camera)
 
 
