@@ -47,8 +47,10 @@ NEAR = 1e-4
 _FAR_OUT = 1024.0
 # Pixels in a tile, along each side: most faces of a body at 64-256 pixels fit one.
 _TILE = 2
-# Tiles in a chunk. On a CPU they stay in cache; a GPU wants more to do at once.
+# Tiles in a chunk. On a CPU they stay in cache, but every chunk passes over the whole image, so a
+# large image gets larger ones; a GPU wants more to do at once.
 _CHUNK_CPU, _CHUNK_GPU = 4096, 65536
+_PIXELS_PER_TILE = 16
 # Tiles are counted in int32.
 MAX_TILES = 2**31 - 2**24
 # The sweep takes blocks of so many rows and columns, and so many faces at once.
@@ -88,7 +90,8 @@ def _draw_all(width: int, height: int, max_tiles: int) -> Any:
     def draw(method: Any, faces: Any, image: Any) -> Any:
         return method(image[0], faces, Camera(image[1], image[2], width, height))
 
-    on_cpu = functools.partial(draw, functools.partial(_scatter, _CHUNK_CPU, max_tiles))
+    chunk = max(_CHUNK_CPU, width * height // _PIXELS_PER_TILE)
+    on_cpu = functools.partial(draw, functools.partial(_scatter, chunk, max_tiles))
     on_gpu = functools.partial(draw, functools.partial(_scatter, _CHUNK_GPU, max_tiles))
     on_tpu = functools.partial(draw, _sweep)
 
