@@ -42,7 +42,7 @@ from jrecon.pictures import color_map, shade, sheet, write_image
 from jrecon.render import render
 from jrecon.synth.example import Example
 from jrecon.synth.generate import Source, SynthConfig, make_batch, make_source
-from jrecon.synth.pose_prior import PoseConfig, limits_prior, remove_heading
+from jrecon.synth.pose_prior import PoseConfig, limits_prior, tilt
 from jrecon.synth.segmentation import RegionConfig, SegmentConfig
 from jrecon.synth.surroundings import SurroundingsConfig
 from jrecon.synth.viewpoint import ViewConfig
@@ -94,7 +94,7 @@ def bench_source(model: ParametricModel, clips: dict[str, np.ndarray], each: Con
     """A source whose poses are those of the held-out clips, each as likely, mirrored or not."""
     names = HARD if each.hard else HELD_OUT
     poses = np.concatenate([clips[name] for name in sorted(names)])
-    poses[:, 0] = remove_heading(jnp.asarray(poses[:, 0], jnp.float32))
+    poses[:, 0] = tilt(jnp.asarray(poses[:, 0], jnp.float32))
     joints = range(model.num_joints)
     size = 3 * model.num_joints
     still = np.broadcast_to(1e-4 * np.eye(size, dtype=np.float32), (len(poses), size, size))

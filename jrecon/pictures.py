@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,6 +37,8 @@ PALETTE: tuple[tuple[int, int, int], ...] = (
 _VIRIDIS = np.array(
     "440154 482475 414487 355f8d 2a788e 21918c 22a884 44bf70 7ad151 bddf26 fde725".split()
 )
+# Height of a line of a legend, half pixels.
+_LEGEND_ROW = 34
 _INK, _GREY, _GRID = (30, 30, 30), (110, 110, 110), (225, 225, 225)
 CLAY: Color = (0.62, 0.66, 0.72)
 WHITE: Color = (1.0, 1.0, 1.0)
@@ -274,7 +276,9 @@ def plot_lines(
     y_ticks = _ticks(min(points[:, 1].min(), 0 if from_zero else np.inf), points[:, 1].max())
     # Drawn at twice the size and scaled down: Pillow's lines have no antialiasing of their own.
     canvas = pil.new("RGB", (2 * width, 2 * height), "white")
-    box = (2 * 62, 2 * (34 if title else 14), 2 * (width - 16), 2 * (height - 48))
+    # The legend stands above the chart, where it hides no curve.
+    top = 2 * (34 if title else 14) + (_LEGEND_ROW * len(curves) if _has_legend(curves) else 0)
+    box = (2 * 62, top, 2 * (width - 16), 2 * (height - 48))
     pen = ImageDraw.Draw(canvas)
     _draw_axes(pen, box, x_ticks, y_ticks)
     if title:
@@ -365,14 +369,14 @@ def _draw_sideways(canvas: pil.Image, text: str, position: tuple[int, int]) -> N
     canvas.paste(turned, (position[0], position[1] - turned.height // 2))
 
 
+def _has_legend(names: Collection[str]) -> bool:
+    return len(names) > 1 or any(names)
+
+
 def _draw_legend(pen: ImageDraw.ImageDraw, box: Any, names: Sequence[str]) -> None:
-    if len(names) < 2 and not any(names):
+    if not _has_legend(names):
         return
-    font = _font(24)
-    width = max(font.getlength(name) for name in names) + 58
-    x, y = box[2] - width - 8, box[1] + 8
-    pen.rectangle((x, y, box[2] - 8, y + 34 * len(names) + 8), "white", _GRID, 2)
     for i, (name, color) in enumerate(zip(names, _colors(), strict=False)):
-        middle = y + 21 + 34 * i
-        pen.line((x + 10, middle, x + 40, middle), color, 6)
-        pen.text((x + 50, middle), name, _INK, font, anchor="lm")
+        middle = box[1] - _LEGEND_ROW * (len(names) - i - 0.5) - 4
+        pen.line((box[0], middle, box[0] + 30, middle), color, 6)
+        pen.text((box[0] + 40, middle), name, _INK, _font(24), anchor="lm")

@@ -30,6 +30,7 @@ from jrecon.synth.surroundings import SurroundingsConfig, surround
 from jrecon.synth.viewpoint import (
     ViewConfig,
     Viewpoint,
+    check_view,
     place,
     random_point,
     sequence_point,
@@ -105,6 +106,7 @@ def make_source(model: ParametricModel, config: SynthConfig = SynthConfig()) -> 
         raise ValueError(f"sensors: got {list(config.sensors)}, need some of {list(SENSORS)}.")
     if config.width < 1 or config.height < 1:
         raise ValueError(f"size: got {config.width} x {config.height} pixels, need 1 x 1 or more.")
+    check_view(config.view)
     return Source(
         model=model,
         shape=shape_prior(
