@@ -38,13 +38,12 @@ def test_points_are_those_of_the_pixels(rng):
 
 def test_the_middle_is_on_the_axis(rng):
     depth, mask = wall_with_square(rng)
-    view = view_object(depth, CAMERA, mask, 16)
-    np.testing.assert_allclose(
-        view.turn @ view.middle, [0, 0, np.linalg.norm(view.middle)], atol=1e-5
-    )
+    view = jax.tree.map(np.asarray, view_object(depth, CAMERA, mask, 16))
+    ahead = np.array([0, 0, np.linalg.norm(view.middle)])
+    np.testing.assert_allclose(view.turn @ view.middle, ahead, atol=1e-5)
     np.testing.assert_allclose(view.turn @ view.turn.T, np.eye(3), atol=1e-6)
-    own = np.asarray(view.image[..., 3:4])
-    mean = (np.asarray(view.image[..., :3]) * own).sum((0, 1)) / own.sum()
+    own = view.image[..., 3:4]
+    mean = (view.image[..., :3] * own).sum((0, 1)) / own.sum()
     np.testing.assert_allclose(mean, 0.0, atol=1e-5)
 
 

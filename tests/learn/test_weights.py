@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import jax
 import numpy as np
@@ -78,7 +79,8 @@ def test_other_files_are_told_apart(saved, tmp_path):
     with np.load(path) as file:
         arrays = {name: file[name] for name in file.files}
     head = json.loads(str(arrays["card"])) | {"version": 99}
-    np.savez(tmp_path / "newer.npz", **arrays | {"card": np.array(json.dumps(head))})
+    newer: dict[str, Any] = {**arrays, "card": np.array(json.dumps(head))}
+    np.savez(tmp_path / "newer.npz", **newer)
     with pytest.raises(ValueError, match="upgrade"):
         load_regressor(tmp_path / "newer.npz")
 
