@@ -44,3 +44,10 @@ def rng() -> np.random.Generator:
 def key() -> jax.Array:
     """The same JAX key for every test and every run."""
     return jax.random.key(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def bounded_memory():
+    """Compiled code of a module goes with it: kept, it comes to gigabytes over the whole suite."""
+    yield
+    jax.clear_caches()

@@ -146,8 +146,7 @@ def test_gradient_equals_differences_of_averaged_images(subdivisions, size):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("wall", [False, True])
-@pytest.mark.parametrize("size", [64, 128])
+@pytest.mark.parametrize(("size", "wall"), [(64, True), (128, False)])
 def test_gradient_of_a_body_equals_differences(size, wall):
     """14,000 faces, also where every silhouette is before another surface."""
     pose, faces = body("7k")
