@@ -30,7 +30,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jrecon.geometry.camera import Camera
 from jrecon.render.columns import cross, dot, minus
 from jrecon.render.rasterize import gather_corners, pixel_rays
-from jrecon.render.visibility import NEAR
+from jrecon.render.triangles import NEAR
 
 # Surfaces are apart when their planes are, half-way between two pixels, by more than this share of
 # the distance between two pixels at that depth.

@@ -10,7 +10,7 @@ import trimesh
 
 from jrecon.geometry.camera import make_camera
 from jrecon.render import rasterize, render
-from jrecon.render.visibility import _sweep
+from jrecon.render.sweep import sweep
 from tests.render.reference import cast_rays
 
 SIZE = 48
@@ -131,7 +131,7 @@ def test_order_of_faces_and_vertices_does_not_matter(rng, camera):
 def test_the_dense_sweep_equals_the_scatter(rng, camera):
     for vertices, faces in (soup(rng, 70, size=0.3), sphere(2)):
         found = rasterize(vertices, faces, camera)
-        swept, _, _ = jax.jit(lambda v, f: _sweep(v, f, camera))(vertices, faces)
+        swept, _, _ = jax.jit(lambda v, f: sweep(v, f, camera))(vertices, faces)
         np.testing.assert_array_equal(found.face_id, swept)
 
 
