@@ -18,7 +18,7 @@ PACKAGE = ROOT / "jrecon"
 # one line do not know each other.
 LAYERS = (
     ("geometry",),
-    ("pictures",),
+    ("images", "pictures"),
     ("model",),
     ("render", "metrics"),
     ("synth",),

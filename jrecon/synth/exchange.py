@@ -12,13 +12,14 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
 from PIL import Image
 
 from jrecon.geometry.camera import Camera, make_camera
+from jrecon.images import read_grey
 from jrecon.model.parametric import ParametricModel, Params, pose
 from jrecon.synth.database import write_database
 from jrecon.synth.example import Example
@@ -308,10 +309,10 @@ def _beside(path: Path, name: Any) -> Path:
 
 
 def _load(label: _Label, model: ParametricModel | None) -> Example:
-    depth = _image(label.depth, label, ("I;16", "I;16B", "I"), "16-bit grey, depth in steps")
+    depth = _image(label.depth, label, "counts")
     mask = depth > 0
     if label.mask is not None:
-        mask = _image(label.mask, label, ("1", "L"), "8-bit grey, 0 = not the object") > 0
+        mask = _image(label.mask, label, "mask") > 0
     joints = label.joints
     if joints is None and model is not None:
         joints = np.asarray(pose(model, label.params).joints)
@@ -325,19 +326,9 @@ def _load(label: _Label, model: ParametricModel | None) -> Example:
     return Example(camera=label.camera, params=label.params, **truth)
 
 
-def _image(path: Path, label: _Label, modes: tuple[str, ...], needed: str) -> np.ndarray:
-    size = (label.camera.width, label.camera.height)
+def _image(path: Path, label: _Label, kind: Literal["counts", "mask"]) -> np.ndarray:
+    size = label.camera.width, label.camera.height
     try:
-        with Image.open(path) as image:
-            # Before anything is decoded: the header may lie about a huge image.
-            if image.size != size:
-                raise ValueError(
-                    f"got {image.size[0]} x {image.size[1]} pixels, but {label.path.name} says "
-                    f"{size[0]} x {size[1]}; correct width and height, and scale fx, fy, cx, cy "
-                    "with them"
-                )
-            if image.mode not in modes:
-                raise ValueError(f"got an image of mode {image.mode}, need {needed}")
-            return np.array(image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        return read_grey(path, kind=kind, size=size, said_by=label.path.name)
+    except OSError as error:
         raise ValueError(f"{path}: {error}.") from error
