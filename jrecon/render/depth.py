@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +14,16 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jrecon.geometry.camera import Camera
 from jrecon.render.columns import cross, dot, minus
-from jrecon.render.rasterize import check_shapes, gather_corners, map_images, meet, with_value
+from jrecon.render.rasterize import (
+    as_arrays,
+    check_shapes,
+    gather_corners,
+    map_images,
+    meet,
+    with_value,
+)
 from jrecon.render.silhouette import with_silhouettes
+from jrecon.render.triangles import FARTHEST
 from jrecon.render.visibility import MAX_TILES, nearest_faces
 
 
@@ -65,6 +74,7 @@ def render(
         faces out of range, vertices that are not finite, or an image that `max_tiles` left
         incomplete.
     """
+    vertices, faces = as_arrays(vertices, faces)
     check_shapes(vertices, faces, camera, size)
     _check_values(vertices, faces)
     arrays = jnp.asarray(vertices, jnp.float32), jnp.asarray(faces, jnp.int32)
@@ -120,7 +130,7 @@ def _shade(
     return depth, coverage, stack(weights), stack(unit)
 
 
-def _check_values(vertices: Array, faces: Array) -> None:
+def _check_values(vertices: Any, faces: Any) -> None:
     """What can be known of arrays with values; traced ones are rendered as they are."""
     if not isinstance(faces, Tracer):
         known = np.asarray(faces)
@@ -131,9 +141,10 @@ def _check_values(vertices: Array, faces: Array) -> None:
                 "and vertices are of different meshes, or of different levels of detail."
             )
     if not isinstance(vertices, Tracer):
-        bad = int((~np.isfinite(np.asarray(vertices)).all(-1)).sum())
+        # False for NaN, too.
+        bad = int((~(np.abs(np.asarray(vertices)) < FARTHEST)).any(-1).sum())
         if bad:
             raise ValueError(
-                f"vertices: {bad} are NaN or infinite; their faces would silently be missing. "
-                "Look for the NaN in the parameters that they were posed with."
+                f"vertices: {bad} are NaN, infinite, or beyond {FARTHEST:.0e} m; their faces would "
+                "silently be missing. Look for the NaN in the parameters that they were posed with."
             )

@@ -57,8 +57,8 @@ def rasterize(
     Args:
       vertices: camera frame (x right, y down, z forward), metres; see `jrecon.geometry.camera`.
         Batch axes broadcast against those of the camera.
-      faces: both sides are visible. Faces with a vertex that is not finite, or without area, are
-        never seen; nor is what is nearer than `NEAR`.
+      faces: both sides are visible. Faces with a vertex that is not finite, or 1e8 m away, or
+        without area, are never seen; nor is what is nearer than 0.1 mm.
       camera: gives the image size, too.
       size: (height, width) that the caller expects; only checked.
       max_tiles: how many tiles of 2 x 2 pixels the boxes around all faces may have in one image;
@@ -72,16 +72,21 @@ def rasterize(
     Raises:
       ValueError: wrong shapes, or a camera of another size.
     """
+    vertices, faces = as_arrays(vertices, faces)
     check_shapes(vertices, faces, camera, size)
+    vertices, faces = jnp.asarray(vertices, jnp.float32), jnp.asarray(faces, jnp.int32)
     face_id, nearest, overflow = nearest_faces(vertices, faces, camera, max_tiles=max_tiles)
     locate = map_images(functools.partial(_locate, faces), face_id.shape[:-2])
     depth, barycentrics = locate(camera, vertices, face_id, nearest)
     return Fragments(face_id, barycentrics, depth, face_id >= 0, overflow)
 
 
-def check_shapes(
-    vertices: Array, faces: Array, camera: Camera, size: tuple[int, int] | None
-) -> None:
+def as_arrays(*values: Any) -> tuple[Any, ...]:
+    """Lists become NumPy arrays; arrays, traced ones as well, stay what they are."""
+    return tuple(x if isinstance(x, Array) else np.asarray(x) for x in values)
+
+
+def check_shapes(vertices: Any, faces: Any, camera: Camera, size: tuple[int, int] | None) -> None:
     """Explain arrays that do not fit together; all of it is known when tracing.
 
     Raises:

@@ -30,7 +30,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jrecon.geometry.camera import Camera
 from jrecon.render.columns import cross, dot, minus
 from jrecon.render.rasterize import gather_corners, pixel_rays
-from jrecon.render.triangles import NEAR
+from jrecon.render.triangles import NEAR, project
 
 # Surfaces are apart when their planes are, half-way between two pixels, by more than this share of
 # the distance between two pixels at that depth.
@@ -39,6 +39,8 @@ _APART = 0.5
 _FAR_SIDE = 0.25
 # Crossings of edges with lines of pixels, so many at once.
 _CHUNK = 4096
+# Places this near a pixel centre count as being there: that many pixels.
+_AT_CENTRE = 1e-3
 # Projected places are told apart up to so many pixels outside of the image.
 _OUTSIDE = 2.0
 
@@ -167,12 +169,14 @@ def find_rims(
     in chunks by a loop of dynamic length. Only faces near a silhouette contribute to it.
     """
     vertices, pairs, camera = jax.lax.stop_gradient((vertices, pairs, camera))
-    pixels = _project(vertices, camera)
+    pixels = _places(vertices, camera)
     ends = jnp.cumsum(_crossings(pixels, faces, pairs, camera).reshape(-1))
     area, count = camera.width * camera.height, len(faces)
     # The place along the line and the number of the edge share 32 bits. With a million edges a
     # pixel still has 1/1000 of its width told apart, and one of two such edges is as good.
     bits = (3 * count - 1).bit_length()
+    # No more of the place than a float32 has digits.
+    place_bits = min(32 - bits, 23)
     limit, limit_slope, first_is_near = (
         jnp.stack(x).reshape(-1)
         for x in zip(*((*_limit(pair), pair.first_is_near) for pair in pairs), strict=True)
@@ -186,17 +190,13 @@ def find_rims(
         # Counted from the end of the face's share of the list.
         edge, line = _edge_and_line(ends[owner] - 1 - slot, axis, face, pixels, faces, camera)
         share, position, depth = _cross(axis, line, edge, vertices, faces, camera)
-        pixel = jnp.floor(position)
-        inside = (pixel >= 0) & (pixel < jnp.where(axis == 0, camera.width, camera.height) - 1)
+        pixel, index = _pair_of(position, axis, line, limit, camera)
         step = position - pixel
-        pixel = jnp.where(inside, pixel, 0).astype(jnp.int32)
-        index = axis * area + jnp.where(
-            axis == 0, line * camera.width + pixel, pixel * camera.width + line
-        )
-        valid = inside & (slot < ends[-1]) & (share >= 0) & (share <= 1) & (depth > NEAR)
+        valid = (slot < ends[-1]) & (share >= 0) & (share <= 1) & (depth > NEAR)
+        valid &= (step > -_AT_CENTRE) & (step < 1 + _AT_CENTRE)
         valid &= 1.0 / depth > limit[index] + step * limit_slope[index]
-        toward = jnp.where(first_is_near[index], step, 1.0 - step) * (1 << (32 - bits))
-        toward = jnp.clip(toward, 1.0, (1 << (32 - bits)) - 1.0).astype(jnp.uint32)
+        toward = jnp.where(first_is_near[index], step, 1.0 - step) * (1 << place_bits)
+        toward = jnp.clip(toward, 1.0, (1 << place_bits) - 1.0).astype(jnp.uint32)
         key = toward << bits | edge.astype(jnp.uint32)
         return start + _CHUNK, best.at[jnp.where(valid, index, 2 * area)].max(key, mode="drop")
 
@@ -218,14 +218,13 @@ def _limit(pair: Pairs) -> tuple[Array, Array]:
     return jnp.where(pair.split, limit, jnp.inf), (1 - _FAR_SIDE) * pair.far_slope
 
 
-def _project(vertices: Float[Array, "v 3"], camera: Camera) -> tuple[Array, ...]:
-    """Pixel coordinates u and v, clipped a little outside of the image, where all is the same; NaN
-    behind the near plane."""
-    ahead = vertices[:, 2] > NEAR
-    depth = jnp.where(ahead, vertices[:, 2], jnp.nan)
-    return tuple(
-        jnp.clip(vertices[:, i] / depth * camera.focal[i] + camera.center[i], -_OUTSIDE, size)
-        for i, size in enumerate((camera.width - 1 + _OUTSIDE, camera.height - 1 + _OUTSIDE))
+def _places(vertices: Float[Array, "v 3"], camera: Camera) -> tuple[Array, Array]:
+    """Pixel coordinates u and v of vertices, clipped a little outside of the image, where all is
+    the same; without a projection as `project` has them."""
+    *_, u, v = project(vertices, camera)
+    return (
+        jnp.clip(u, -_OUTSIDE, camera.width - 1 + _OUTSIDE),
+        jnp.clip(v, -_OUTSIDE, camera.height - 1 + _OUTSIDE),
     )
 
 
@@ -236,7 +235,9 @@ def _crossings(
     faces that cannot hold the rim of any pair."""
     u, v = ([x[faces[:, k]] for k in range(3)] for x in pixels)
     behind = [jnp.isnan(x) for x in u]
+    broken = [away & ~jnp.isnan(x) for away, x in zip(behind, v, strict=True)]
     known, seen = ~(behind[0] | behind[1] | behind[2]), ~(behind[0] & behind[1] & behind[2])
+    seen &= ~(broken[0] | broken[1] | broken[2])
     lowest, highest = (
         [pick(pick(x[0], x[1]), x[2]) for x in (u, v)] for pick in (jnp.minimum, jnp.maximum)
     )
@@ -249,14 +250,39 @@ def _crossings(
     )
     counts = []
     for axis, pair in enumerate(pairs):
-        low = [jnp.floor(x) if i == axis else jnp.ceil(x) for i, x in enumerate(lowest)]
-        kept = seen & (_count_within(pair.split, low, highest, known) > 0)
+        low = [
+            jnp.floor(x - _AT_CENTRE) if i == axis else jnp.ceil(x) for i, x in enumerate(lowest)
+        ]
+        high = [x + _AT_CENTRE if i == axis else x for i, x in enumerate(highest)]
+        kept = seen & (_count_within(pair.split, low, high, known) > 0)
         sides = [jnp.any(pair.split & side) for side in (pair.inward, ~pair.inward)]
         kept &= ~whole | jnp.where(inward, *sides)
         across = (v, u)[axis]
         lines = [_lines_between(across[k], across[k - 2], axis, camera)[1] for k in range(3)]
         counts.append(jnp.where(kept, lines[0] + lines[1] + lines[2], 0))
     return jnp.stack(counts)
+
+
+def _pair_of(
+    position: Array, axis: Array, line: Array, limit: Array, camera: Camera
+) -> tuple[Float[Array, "*n"], Int[Array, "*n"]]:
+    """First pixel of the pairs that hold places on lines along an axis, and the numbers of these
+    pairs. At a pixel centre, within rounding, two pairs meet: it is the one that is split."""
+
+    def number(first: Array) -> tuple[Array, Array]:
+        last = jnp.maximum(jnp.where(axis == 0, camera.width, camera.height) - 2, 0)
+        # Clamped to the image; the caller tells places outside from their distance.
+        first = jnp.clip(first, 0, last)
+        along, across = first.astype(jnp.int32), line
+        row, column = jnp.where(axis == 0, across, along), jnp.where(axis == 0, along, across)
+        return first, axis * camera.width * camera.height + row * camera.width + column
+
+    centre = jnp.round(position)
+    at_centre = jnp.abs(position - centre) < _AT_CENTRE
+    before, number_before = number(jnp.where(at_centre, centre - 1, jnp.floor(position)))
+    after, number_after = number(jnp.where(at_centre, centre, jnp.floor(position)))
+    split = jnp.isfinite(limit[number_before])
+    return jnp.where(split, before, after), jnp.where(split, number_before, number_after)
 
 
 def _lines_between(

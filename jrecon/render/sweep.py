@@ -36,9 +36,7 @@ def sweep(
 ) -> tuple[Array, Array, Array]:
     """Sweep blocks of the image by chunks of faces, skipping the chunks that are elsewhere."""
     count = len(faces)
-    # Behind a barrier, so that all faces at a vertex see the very same numbers.
-    columns = jax.lax.optimization_barrier(project(vertices, camera))
-    corners = corners_of(columns, [faces[:, k] for k in range(3)], camera)
+    corners = corners_of(project(vertices, camera), [faces[:, k] for k in range(3)])
     chunks = _sorted_chunks(triangles(corners, jnp.arange(count), count, camera), camera)
     low = [chunks.low[i].min((1, 2)) for i in range(2)]
     high = [chunks.high[i].max((1, 2)) for i in range(2)]

@@ -1,18 +1,19 @@
 """What pixels ask of triangles: do you cover me, and at what depth?
 
-- **Coverage** by the signs of three edge functions. Each is evaluated from its end points in a
-  geometric order, whichever face asks, so neighbours get the same number with the opposite sign and
-  a pixel on a shared edge cannot be lost or drawn twice by rounding. A pixel exactly on an edge is
-  decided as if moved by (e, e^2), an infinitely small e: the two faces of an edge, or the many of a
-  vertex, share such pixels out exactly once (the purpose of the top-left rule).
-- **The near plane** needs no clipping: an edge with an end point behind the camera, or so near that
-  its projection is far away, is tested by the plane through the edge and the pinhole
-  (Olano and Greer 1997, "Triangle Scan Conversion using 2D Homogeneous Coordinates"). Both tests
-  have one form, linear in the pixel.
-- **Depth** from the plane of the face: its inverse is linear in the pixel as well. Depths are
-  compared as the integers that their bits are, so the minimum is exact, and the same in any order.
-  Among faces of equal depth one that is seen from outside wins, then the one with the smaller hash
-  of its corners: properties of the geometry, not of the numbering.
+- **Coverage** by the signs of three edge functions. The corners of a face are put in order of their
+  position first, so the faces on both sides of an edge compute the very same number for it, and a
+  pixel cannot be lost or drawn twice by rounding. Corners are told from the pixel, so the number is
+  exactly zero at a corner. A pixel exactly on an edge is decided as if moved by (e, e^2), an
+  infinitely small e: the two faces of an edge, or the many of a vertex, share such pixels out
+  exactly once (the purpose of the top-left rule).
+- **The near plane** needs no clipping: a corner behind it has no projection (u, v, 1), but its
+  homogeneous coordinates serve as well (Olano and Greer 1997, "Triangle Scan Conversion using 2D
+  Homogeneous Coordinates").
+- **Depth** from the plane of the face: its inverse is linear in the pixel. Depths are compared as
+  the integers that their bits are, so the minimum is exact, and the same in any order. Among faces
+  of equal depth one that is seen from outside wins, then the one with the smaller hash of its
+  corners: properties of the geometry, not of the numbering, which decides only between faces whose
+  hashes are equal, too.
 """
 
 from __future__ import annotations
@@ -30,8 +31,11 @@ from jrecon.render.columns import cross, dot, minus
 
 # Nothing nearer than this is seen, metres.
 NEAR = 1e-4
-# Beyond this distance from the principal point, projected coordinates lose float32 digits that
-# coverage needs; edges that reach there are tested in three dimensions. Pixels.
+# A vertex with a coordinate this large, metres, is as good as infinite: fourth powers of distances,
+# which derivatives need, would leave the range of float32.
+FARTHEST = 1e8
+# Told from a corner that projects farther than this from the principal point, depth would lose
+# digits. Pixels.
 _FAR_OUT = 1024.0
 # Instead of the bits of a depth, or of a rank: nothing.
 EMPTY = np.uint32(0xFFFFFFFF)
@@ -59,8 +63,11 @@ class Linear:
 class Triangles:
     """What a pixel asks of a face. Columns over faces: one array a number, for vector units."""
 
-    edges: tuple[Linear, ...]
-    """All positive or all negative inside the face."""
+    corners: tuple[tuple[Float[Array, " f"], ...], ...]
+    """Homogeneous pixels (u, v, w) of the three corners, in order of position: w = 1 where there is
+    a projection."""
+    on_edge: tuple[Float[Array, " f"], ...]
+    """What decides, by its sign, instead of the edge functions, at a pixel where they are zero."""
     inverse_depth: Linear
     """1 / depth on the plane of the face."""
     low: tuple[Int[Array, " f"], Int[Array, " f"]]
@@ -74,12 +81,13 @@ class Triangles:
 class Corner(NamedTuple):
     """One corner of each face."""
 
-    point: tuple[Float[Array, " f"], ...]
-    """x, y, z, metres; NaN unless all are finite."""
-    pixel: tuple[Float[Array, " f"], ...]
-    """Its projection (u, v), see `project`."""
-    tame: Bool[Array, " f"]
-    """Its projection has all the digits that coverage needs."""
+    x: Float[Array, " f"]
+    """Metres; x, y and z are NaN unless all are numbers below `FARTHEST`."""
+    y: Float[Array, " f"]
+    z: Float[Array, " f"]
+    u: Float[Array, " f"]
+    """Its projection, pixels, see `project`."""
+    v: Float[Array, " f"]
 
 
 Columns = tuple[Float[Array, " v"], ...]
@@ -87,43 +95,79 @@ Columns = tuple[Float[Array, " v"], ...]
 
 def project(vertices: Float[Array, "v 3"], camera: Camera) -> Columns:
     """x, y, z, u, v of all vertices. Without a projection u and v are NaN; v is 0 if the vertex is
-    no point at all, with a number that is not finite."""
-    finite = jnp.isfinite(vertices).all(1)
-    point = [jnp.where(finite, axis, jnp.nan) for axis in vertices.T]
+    no point at all, with a number that is not finite or beyond `FARTHEST`."""
+    # False for NaN, too.
+    sound = (jnp.abs(vertices) < FARTHEST).all(1)
+    point = [jnp.where(sound, axis, jnp.nan) for axis in vertices.T]
     depth = jnp.where(point[2] > NEAR, point[2], jnp.nan)
-    u, v = (point[i] / depth * camera.focal[i] + camera.center[i] for i in range(2))
-    return (*point, u, jnp.where(finite, v, 0.0))
+    # No product is followed by a sum, which a compiler might fuse, with other rounding, in one
+    # place and not in another: the faces at a vertex must see the very same numbers.
+    u, v = (point[i] * camera.focal[i] / depth + camera.center[i] for i in range(2))
+    return (*point, u, jnp.where(sound, v, 0.0))
 
 
-def corners_of(columns: Columns, ids: list[Int[Array, " f"]], camera: Camera) -> list[Corner]:
+def corners_of(columns: Columns, ids: list[Int[Array, " f"]]) -> list[Corner]:
     """The corners of faces by the numbers of their vertices."""
-    corners = []
-    for index in ids:
-        x, y, z, u, v = (column[index] for column in columns)
-        tame = (jnp.abs(u - camera.center[0]) < _FAR_OUT) & (
-            jnp.abs(v - camera.center[1]) < _FAR_OUT
-        )
-        corners.append(Corner((x, y, z), (u, v), tame))
-    return corners
+    return [Corner(*(column[index] for column in columns)) for index in ids]
 
 
 def triangles(
     corners: list[Corner], number: Int[Array, " f"], count: int, camera: Camera
 ) -> Triangles:
     """What pixels ask of faces, by their corners and their numbers out of `count`."""
-    points = [corner.point for corner in corners]
-    normal = cross(minus(points[1], points[0]), minus(points[2], points[0]))
-    height = dot(normal, points[0])
-    low, high = box([corner.pixel for corner in corners], camera)
+    (a, b, c), turned = _in_order(*corners)
+    normal = cross(minus(b, a), minus(c, a))
+    height = dot(normal, a)
+    low, high = box([(corner.u, corner.v) for corner in (a, b, c)], camera)
     # False for NaN, too.
     seen = jnp.abs(height) > 0
+    homogeneous = tuple(_homogeneous(corner, camera) for corner in (a, b, c))
     return Triangles(
-        edges=tuple(_edge(corners[k], corners[(k + 1) % 3], camera) for k in range(3)),
-        inverse_depth=_inverse_depth(normal, height, corners, camera),
+        corners=homogeneous,
+        on_edge=tuple(_shifted(*ends) for ends in _edges(homogeneous)),
+        inverse_depth=_inverse_depth(normal, height, a, camera),
         low=low,
         high=tuple(jnp.where(seen, last, -1) for last in high),
-        rank=_rank(height > 0, points, number, count),
+        rank=_rank((height > 0) ^ turned, [a, b, c], number, count),
     )
+
+
+def _in_order(a: Corner, b: Corner, c: Corner) -> tuple[tuple[Corner, ...], Bool[Array, " f"]]:
+    """The corners in order of position, and whether that turns the face around."""
+
+    def ordered(p: Corner, q: Corner) -> tuple[Corner, Corner, Bool[Array, " f"]]:
+        swap = (p.x > q.x) | ((p.x == q.x) & ((p.y > q.y) | ((p.y == q.y) & (p.z > q.z))))
+        pairs = list(zip(p, q, strict=True))
+        first = Corner(*(jnp.where(swap, y, x) for x, y in pairs))
+        return first, Corner(*(jnp.where(swap, x, y) for x, y in pairs)), swap
+
+    a, b, first = ordered(a, b)
+    b, c, second = ordered(b, c)
+    a, b, third = ordered(a, b)
+    return (a, b, c), first ^ second ^ third
+
+
+def _homogeneous(corner: Corner, camera: Camera) -> tuple[Array, Array, Array]:
+    """(u, v, 1), or, without a projection, that times the depth, which need not be positive."""
+    ahead = corner.z > NEAR
+    u, v = (
+        jnp.where(ahead, known, corner[i] * camera.focal[i] + corner.z * camera.center[i])
+        for i, known in enumerate((corner.u, corner.v))
+    )
+    return u, v, jnp.where(ahead, 1.0, corner.z)
+
+
+def _edges(corners: Any) -> tuple[Any, ...]:
+    """First and second end of the three edges; the last one goes against the other two."""
+    a, b, c = corners
+    return (a, b), (b, c), (a, c)
+
+
+def _shifted(first: Any, second: Any) -> Float[Array, " f"]:
+    """Slope of an edge function along u, or, where that is zero, along v."""
+    along_u = second[2] * first[1] - first[2] * second[1]
+    along_v = first[2] * second[0] - second[2] * first[0]
+    return jnp.where(along_u == 0, along_v, along_u)
 
 
 def _rank(
@@ -132,7 +176,7 @@ def _rank(
     """First what is seen from outside, then by a hash of the corners, then by number."""
     hashed = jnp.zeros(inside.shape, jnp.uint32)
     for point in points:
-        x, y, z = (jax.lax.bitcast_convert_type(axis, jnp.uint32) for axis in point)
+        x, y, z = (jax.lax.bitcast_convert_type(axis, jnp.uint32) for axis in point[:3])
         mixed = x * np.uint32(0x9E3779B1) ^ y * np.uint32(0x85EBCA77) ^ z * np.uint32(0xC2B2AE3D)
         # A sum, which does not care which corner is the first.
         hashed += (mixed ^ (mixed >> 15)) * np.uint32(0x27D4EB2F)
@@ -164,48 +208,21 @@ def box(pixels: list[Any], camera: Camera) -> tuple[tuple[Array, Array], tuple[A
     return (low[0], low[1]), (high[0], high[1])
 
 
-def _edge(begin: Corner, end: Corner, camera: Camera) -> Linear:
-    """The edge function between two corners, positive on one side and negative beyond."""
-    # In order of position, so that the faces on both sides compute the very same numbers.
-    (x, y, z), (x_end, y_end, z_end) = begin.point, end.point
-    swap = (x > x_end) | ((x == x_end) & ((y > y_end) | ((y == y_end) & (z > z_end))))
-    first, second = (
-        [
-            jnp.where(swap, b, a)
-            for a, b in zip((*p.point, *p.pixel), (*q.point, *q.pixel), strict=True)
-        ]
-        for p, q in ((begin, end), (end, begin))
-    )
-    flip = jnp.where(swap, -1.0, 1.0)
-    # An edge that does not project: the plane through it and the pinhole, at the ray of the pixel.
-    plane = cross(first[:3], second[:3])
-    # One that does: the cross product of its direction with (pixel - first).
-    flat = begin.tame & end.tame
-    along_u = jnp.where(flat, first[4] - second[4], plane[0] / camera.focal[0])
-    along_v = jnp.where(flat, second[3] - first[3], plane[1] / camera.focal[1])
-    return Linear(
-        origin=(
-            jnp.where(flat, first[3], camera.center[0]),
-            jnp.where(flat, first[4], camera.center[1]),
-        ),
-        slope=(along_u * flip, along_v * flip),
-        value=jnp.where(flat, 0.0, plane[2]) * flip,
-    )
-
-
 def _inverse_depth(
-    normal: list[Array], height: Float[Array, " f"], corners: list[Corner], camera: Camera
+    normal: list[Array], height: Float[Array, " f"], corner: Corner, camera: Camera
 ) -> Linear:
     """On the plane `normal . x = height`; told from a corner, if known, for precision."""
-    first = corners[0]
     safe = jnp.where(height == 0, 1.0, height)
+    near = (jnp.abs(corner.u - camera.center[0]) < _FAR_OUT) & (
+        jnp.abs(corner.v - camera.center[1]) < _FAR_OUT
+    )
     return Linear(
         origin=(
-            jnp.where(first.tame, first.pixel[0], camera.center[0]),
-            jnp.where(first.tame, first.pixel[1], camera.center[1]),
+            jnp.where(near, corner.u, camera.center[0]),
+            jnp.where(near, corner.v, camera.center[1]),
         ),
         slope=(normal[0] / (safe * camera.focal[0]), normal[1] / (safe * camera.focal[1])),
-        value=jnp.where(first.tame, 1.0 / first.point[2], normal[2] / safe),
+        value=jnp.where(near, 1.0 / corner.z, normal[2] / safe),
     )
 
 
@@ -213,18 +230,19 @@ def depth_bits(face: Triangles, u: Int[Array, "*n"], v: Int[Array, "*n"]) -> UIn
     """Depth of faces at pixels (broadcast), as ordered bits; `EMPTY` where not covered."""
     x, y = u.astype(jnp.float32), v.astype(jnp.float32)
     within = (u >= face.low[0]) & (u <= face.high[0]) & (v >= face.low[1]) & (v <= face.high[1])
-    all_positive, all_negative = within, within
-    for edge in face.edges:
-        value = edge(x, y)
-        # The slopes along u, then v, decide a pixel that is exactly on the edge.
-        tie = jnp.where(edge.slope[0] == 0, edge.slope[1], edge.slope[0])
-        value = jnp.where(value == 0, tie, value)
-        all_positive &= value > 0
-        all_negative &= value < 0
+    from_pixel = [(a - w * x, b - w * y) for a, b, w in face.corners]
+    sides = [
+        jnp.where(side == 0, tie, side)
+        for side, tie in zip(
+            (p[0] * q[1] - p[1] * q[0] for p, q in _edges(from_pixel)), face.on_edge, strict=True
+        )
+    ]
+    left = (sides[0] > 0) & (sides[1] > 0) & (sides[2] < 0)
+    right = (sides[0] < 0) & (sides[1] < 0) & (sides[2] > 0)
     inverse = face.inverse_depth(x, y)
     ahead = inverse > 0
     depth = 1.0 / jnp.where(ahead, inverse, 1.0)
-    covered = (all_positive | all_negative) & ahead & (depth > NEAR)
+    covered = within & (left | right) & ahead & (depth > NEAR)
     # The bits of positive floats are ordered as the floats are.
     return jnp.where(covered, jax.lax.bitcast_convert_type(depth, jnp.uint32), EMPTY)
 

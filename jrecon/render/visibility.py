@@ -128,7 +128,7 @@ def _scatter(
         start, nearest, winner = state
         slot = start + jnp.arange(chunk)
         owner = jnp.minimum(jnp.searchsorted(ends, slot, side="right"), count - 1)
-        face = triangles(corners_of(columns, [x[owner] for x in ids], camera), owner, count, camera)
+        face = triangles(corners_of(columns, [x[owner] for x in ids]), owner, count, camera)
         wide, high = grid[0][owner], grid[1][owner]
         within = slot - (ends[owner] - wide * high)
         row = jax.lax.div(within, jnp.maximum(wide, 1))

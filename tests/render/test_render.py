@@ -115,6 +115,22 @@ def test_every_pixel_of_a_closed_fan_is_covered_once(rng):
     np.testing.assert_array_equal(np.sum([single(face) for face in faces], axis=0), 1)
 
 
+def test_a_vertex_on_a_pixel_centre_is_shared_out_exactly_once(rng):
+    """Many triangles of all slants meet there, and round their edges differently."""
+    camera = make_camera(64.0, 64.0, 0.0, 0.0, 16, 16)
+    fans, spokes = 100, 24
+    angles = 2 * np.pi * (np.arange(spokes) + rng.uniform(0, 0.9, (fans, spokes))) / spokes
+    lengths = rng.uniform(20, 60, (fans, spokes))
+    rim = np.array([7, 8]) + lengths[..., None] * np.stack([np.cos(angles), np.sin(angles)], -1)
+    hub = np.broadcast_to([7, 8], rim.shape)
+    pixels = np.stack([hub, rim, np.roll(rim, -1, 1)], 2)
+    triangles = np.concatenate([pixels / 64, np.ones((*pixels.shape[:-1], 1))], -1)
+    turn = (np.arange(3) + rng.integers(3, size=(fans, spokes, 1))) % 3
+    triangles = np.take_along_axis(triangles, turn[..., None], 2)
+    mask = rasterize(triangles, [[0, 1, 2]], camera).mask
+    np.testing.assert_array_equal(mask.sum(1), 1)
+
+
 def test_order_of_faces_and_vertices_does_not_matter(rng, camera):
     vertices, faces = sphere(2)
     view = render(vertices, faces, camera)
@@ -124,15 +140,15 @@ def test_order_of_faces_and_vertices_does_not_matter(rng, camera):
     np.testing.assert_array_equal(other.mask, view.mask)
     seen = np.asarray(view.mask)
     np.testing.assert_array_equal(order[np.asarray(other.face_id)[seen]], view.face_id[seen])
-    same_turn = render(vertices, faces[order], camera)
-    np.testing.assert_array_equal(same_turn.depth, view.depth)
+    np.testing.assert_array_equal(other.depth, view.depth)
 
 
 def test_the_dense_sweep_equals_the_scatter(rng, camera):
     for vertices, faces in (soup(rng, 70, size=0.3), sphere(2)):
         found = rasterize(vertices, faces, camera)
-        swept, _, _ = jax.jit(lambda v, f: sweep(v, f, camera))(vertices, faces)
+        swept, depth, _ = jax.jit(lambda v, f: sweep(v, f, camera))(vertices, faces)
         np.testing.assert_array_equal(found.face_id, swept)
+        np.testing.assert_allclose(found.depth, depth, rtol=1e-6)
 
 
 def test_broken_triangles_are_harmless(camera):
@@ -152,6 +168,34 @@ def test_broken_triangles_are_harmless(camera):
     np.testing.assert_array_equal(other.depth, view.depth)
     slope = jax.jit(jax.grad(lambda v: jnp.sum(render(v, both[1], camera).depth)))(both[0])
     assert np.isfinite(slope).all() and (slope[n:] == 0).all()
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e6, 3e7])
+def test_meshes_of_any_scale_look_the_same(camera, scale):
+    vertices, faces = sphere(1)
+    view, scaled = render(vertices, faces, camera), render(vertices * scale, faces, camera)
+    assert np.mean(np.asarray(view.face_id) == scaled.face_id) > 0.999
+    both = np.asarray(view.mask & scaled.mask)
+    np.testing.assert_allclose(scaled.depth[both] / scale, view.depth[both], rtol=1e-5)
+    np.testing.assert_allclose(scaled.barycentrics[both], view.barycentrics[both], atol=1e-3)
+
+
+def test_what_float32_cannot_compute_with_is_never_seen(camera):
+    vertices, faces = sphere(1)
+    view = rasterize(vertices * 1e14, faces, camera)
+    assert not view.mask.any() and (view.depth == 0).all() and (view.barycentrics == 0).all()
+    with pytest.raises(ValueError, match=r"42 are NaN, infinite, or beyond 1e\+08 m"):
+        render(vertices * 1e14, faces, camera)
+
+
+def test_numpy_arrays_and_lists_are_taken(camera):
+    vertices, faces = sphere(0)
+    expected = rasterize(vertices, faces, camera).face_id
+    of_numpy = np.asarray(vertices, np.float64), np.asarray(faces, np.int64)
+    of_lists = of_numpy[0].tolist(), of_numpy[1].tolist()
+    for each in (of_numpy, of_lists):
+        np.testing.assert_array_equal(rasterize(*each, camera).face_id, expected)
+        np.testing.assert_array_equal(render(*each, camera).face_id, expected)
 
 
 def test_an_empty_image_is_empty_with_zero_gradient(camera):
@@ -262,7 +306,7 @@ def test_lowers_for_every_platform(camera, platform):
         (np.ones((4, 3)), [[0, 1, 4]], "indices 0..4, need 0..3"),
         (np.ones((4, 3)), [[0.0, 1.0, 2.0]], "need integers"),
         (np.ones((4, 3)), np.zeros((0, 3), int), "at least one triangle"),
-        (np.full((4, 3), np.nan), [[0, 1, 2]], "4 are NaN or infinite"),
+        (np.full((4, 3), np.nan), [[0, 1, 2]], "4 are NaN, infinite, or"),
     ],
 )
 def test_bad_input_is_explained(camera, vertices, faces, message):

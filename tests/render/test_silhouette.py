@@ -223,6 +223,29 @@ def test_moving_the_camera_is_moving_the_image(rng):
     np.testing.assert_allclose(got, expected, rtol=0.03)
 
 
+@pytest.mark.parametrize("offset", [0.0, 0.37])
+@pytest.mark.parametrize("cells", [(1, 1), (7, 9)])
+def test_outlines_through_pixel_centres(cells, offset):
+    """A rectangle with vertices on pixel centres, exactly and up to rounding."""
+    camera = make_camera(32.0 + offset, 32.0, offset, 0.0, 16, 16)
+    u, v = np.meshgrid(np.linspace(4, 11, cells[0] + 1), np.linspace(3, 12, cells[1] + 1))
+    flat = jnp.stack([u.ravel(), v.ravel()], 1) - camera.center[None]
+    flat = flat / camera.focal[None]
+    index = np.arange(u.size).reshape(u.shape)
+    a, b, c, d = index[:-1, :-1], index[:-1, 1:], index[1:, 1:], index[1:, :-1]
+    faces = np.stack([a, d, c, a, c, b], -1).reshape(-1, 3)
+
+    def covered(grow):
+        vertices = jnp.concatenate([flat * (1 + grow)[None], jnp.ones((len(flat), 1))], 1)
+        view = render(vertices, faces, camera)
+        return view.coverage.sum(), view.mask
+
+    slope, mask = jax.jit(jax.grad(covered, has_aux=True))(jnp.zeros(2))
+    # As many lines of pixels as are covered, along which it grows by 7 and by 9 pixels.
+    rows, columns = mask.any(1).sum(), mask.any(0).sum()
+    np.testing.assert_allclose(slope, [7 * rows, 9 * columns], rtol=1e-4)
+
+
 def test_edges_through_the_near_plane(rng):
     """A strip of floor, seen at a slant, that reaches behind the camera."""
     strip = jnp.array([[-0.5, 0.6, -1.0], [0.4, 0.6, -1.0], [0.4, 0.6, 3.0], [-0.5, 0.6, 3.0]])
