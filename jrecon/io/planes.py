@@ -1,15 +1,15 @@
-"""The floor and the background of a depth map: planes, found by RANSAC on a coarse grid.
+"""The floor and the background of a depth map: planes, on a coarse grid of pixels.
 
-Hypotheses are planes fitted to windows of the image, in inverse depth: there a plane is linear, and
-the noise of stereo and structured light is even. What is on a plane is decided in metres, by the
-noise along the ray.
+Planes are fitted to blocks of the grid, in inverse depth: there a plane is linear, and the noise of
+stereo and structured light is even. The floor is the one of them that most points agree to (the
+consensus of RANSAC, with blocks instead of random triples); background patches grow from the
+flattest blocks. What is on a plane is decided in metres, by the noise along the ray.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -19,14 +19,16 @@ from jrecon.geometry.camera import Camera
 
 # Pixels that are looked at.
 _CELLS = 40_000
-# Windows that hypotheses are fitted to, their half widths (cells), points that each is tried on.
-_HYPOTHESES, _WINDOWS, _TRIED = 160, (4, 11), 2000
-_MAX_PLANES = 5
+# Side of the blocks that planes are fitted to (cells), and points that hypotheses are tried on.
+_BLOCK, _TRIED = 8, 2000
+_MAX_PATCHES = 16
+# Cosine of the angle by which the surface of a plane may turn from it.
+_LEVEL = math.cos(math.radians(35))
 # How far from a plane a point of it may be, apart from noise, metres.
 _UNEVEN_M = 0.015
 # Background patches: smallest area and largest curvature (a torso has about 10), in units of the
 # object's greatest extent, so that what is right for people is right for hands.
-_PATCH_AREA, _LARGE_AREA, _FLAT = 0.015, 0.15, 2.3
+_PATCH_AREA, _LARGE_AREA, _FLAT = 0.03, 0.15, 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,12 +42,19 @@ class Grid:
     """With z = 1."""
     noise: Float[np.ndarray, "r c"]
     """Standard deviation of depth, metres."""
-    footprint: Float[np.ndarray, "r c"]
-    """Width of a cell at its depth, metres."""
+    pitch: float
+    """Width of a cell for each metre of depth."""
+    normals: Float[np.ndarray, "r c 3"]
+    """Of the surface smoothed over five cells, of length one, towards the camera."""
 
     @property
     def depth(self) -> Float[np.ndarray, "r c"]:
         return self.points[..., 2]
+
+    @property
+    def footprint(self) -> Float[np.ndarray, "r c"]:
+        """Width of a cell at its depth, metres."""
+        return self.depth * np.float32(self.pitch)
 
     def upsample(self, cells: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """Values of cells as values of pixels."""
@@ -69,7 +78,7 @@ def make_grid(depth: Float[np.ndarray, "h w"], camera: Camera) -> Grid:
     x, y = np.broadcast_arrays((u - cx)[None] / fx, (v - cy)[:, None] / fy)
     rays = np.stack([x, y, np.ones_like(z)], -1).astype(np.float32)
     # Noise of most sensors grows with the square of depth; second differences see it alone.
-    reach = 4
+    reach = 2
     a, b, c = z[:, : -2 * reach], z[:, reach:-reach], z[:, 2 * reach :]
     known = (a > 0) & (b > 0) & (c > 0)
     growth = 0.0
@@ -77,22 +86,47 @@ def make_grid(depth: Float[np.ndarray, "h w"], camera: Camera) -> Grid:
         bends = np.abs(a - 2 * b + c)[known] / np.square(b[known])
         growth = float(np.median(bends)) / 0.6745 / math.sqrt(6)
     noise = 0.001 + min(max(growth, 0.0005), 0.006) * z * z
-    return Grid(step, rays * z[..., None], rays, noise, z * np.float32(step / min(fx, fy)))
+    pitch = step / min(fx, fy)
+    normals = _normals(z, rays, step / fx, step / fy)
+    return Grid(step, rays * z[..., None], rays, noise, pitch, normals)
 
 
-def _fit_windows(
-    grid: Grid, held: Bool[np.ndarray, "r c"], random: np.random.Generator
-) -> Float[np.ndarray, "k 4"]:
-    """Planes through windows of held points, fitted in inverse depth, where they are linear:
-    1 / z = a x / z + b y / z + c."""
-    rows, columns = np.nonzero(held)
-    pick = random.integers(len(rows), size=_HYPOTHESES)
-    half = np.resize(_WINDOWS, _HYPOTHESES)[:, None, None]
-    offset = np.array([-1, -0.5, 0, 0.5, 1])
-    r = np.clip(rows[pick, None, None] + (half * offset[:, None]).astype(int), 0, held.shape[0] - 1)
-    c = np.clip(columns[pick, None, None] + (half * offset).astype(int), 0, held.shape[1] - 1)
-    r, c = (index.reshape(_HYPOTHESES, -1) for index in np.broadcast_arrays(r, c))
-    return _solve(grid.rays[r, c].astype(float), grid.depth[r, c], held[r, c])
+def _normals(
+    z: Float[np.ndarray, "r c"], rays: Float[np.ndarray, "r c 3"], dx: float, dy: float
+) -> Float[np.ndarray, "r c 3"]:
+    """From the slopes of inverse depth: 1 / z = a x + b y + c is the plane a X + b Y + c Z = 1."""
+    known = z > 0
+    share = ndimage.uniform_filter(known.astype(np.float32), 5, mode="nearest")
+    inverse = np.where(known, 1 / np.where(known, z, 1), 0).astype(np.float32)
+    inverse = ndimage.uniform_filter(inverse, 5, mode="nearest") / np.maximum(share, 0.04)
+    padded = np.pad(inverse, 2, mode="edge")
+    a = (padded[2:-2, 4:] - padded[2:-2, :-4]) / np.float32(4 * dx)
+    b = (padded[4:, 2:-2] - padded[:-4, 2:-2]) / np.float32(4 * dy)
+    c = inverse - a * rays[..., 0] - b * rays[..., 1]
+    normals = -np.stack([a, b, c], -1)
+    return normals / np.maximum(np.linalg.norm(normals, axis=-1, keepdims=True), 1e-6)
+
+
+def _blocks(
+    grid: Grid, held: Bool[np.ndarray, "r c"]
+) -> tuple[Float[np.ndarray, "k 4"], Float[np.ndarray, " k"], np.ndarray]:
+    """Of the blocks of the grid that are mostly held: the plane through each, how far its points
+    are from that (in units of the noise), and its middle cell (row, column)."""
+    rows, columns = (length // _BLOCK for length in held.shape)
+
+    def blocked(values: np.ndarray) -> np.ndarray:
+        cut = values[: rows * _BLOCK, : columns * _BLOCK]
+        split = cut.reshape(rows, _BLOCK, columns, _BLOCK, -1).swapaxes(1, 2)
+        return split.reshape(rows * columns, _BLOCK * _BLOCK, -1)
+
+    use = blocked(held)[..., 0]
+    full = use.mean(axis=1) > 0.75
+    rays, depth, noise = (blocked(x)[full] for x in (grid.rays, grid.depth, grid.noise))
+    planes = _solve(rays.astype(float), depth[..., 0], use[full])
+    height = np.einsum("knc,kc->kn", rays, planes[:, :3]) * depth[..., 0] + planes[:, 3:]
+    off = np.sqrt(np.mean(np.square(height / noise[..., 0]) * use[full], axis=1))
+    middle = np.indices((rows, columns)).reshape(2, -1).T[full] * _BLOCK + _BLOCK // 2
+    return planes, off, middle
 
 
 def _solve(
@@ -117,59 +151,72 @@ def tolerance(grid: Grid, plane: Float[np.ndarray, " 4"]) -> Float[np.ndarray, "
     return _UNEVEN_M + 2.5 * grid.noise * np.abs(grid.rays @ plane[:3].astype(np.float32))
 
 
-def _area(grid: Grid, plane: Float[np.ndarray, " 4"]) -> Float[np.ndarray, "r c"]:
-    """What a cell covers of the plane, m^2."""
-    facing = np.abs(grid.rays @ plane[:3].astype(np.float32))
-    return grid.footprint**2 / np.maximum(facing / np.linalg.norm(grid.rays, axis=-1), 0.1)
+def _on(
+    grid: Grid, held: Bool[np.ndarray, "r c"], plane: Float[np.ndarray, " 4"]
+) -> Bool[np.ndarray, "r c"]:
+    """Cells whose surface lies in the plane."""
+    level = grid.normals @ plane[:3].astype(np.float32) > _LEVEL
+    return held & level & (np.abs(height_above(grid, plane)) < tolerance(grid, plane))
+
+
+def _area(grid: Grid, where: Bool[np.ndarray, "r c"], plane: Float[np.ndarray, " 4"]) -> float:
+    """What cells cover of a plane, m^2."""
+    rays = grid.rays[where]
+    facing = np.abs(rays @ plane[:3].astype(np.float32)) / np.linalg.norm(rays, axis=-1)
+    return float((grid.footprint[where] ** 2 / np.maximum(facing, 0.1)).sum())
 
 
 def _votes(
-    grid: Grid, held: Bool[np.ndarray, "r c"], planes: Any, random: np.random.Generator
+    grid: Grid, held: Bool[np.ndarray, "r c"], planes: Float[np.ndarray, "k 4"]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Of each plane, the area of held points on it and the share of held points below it."""
-    index = random.choice(np.flatnonzero(held), _TRIED)
+    index = np.flatnonzero(held)[:: max(1, np.count_nonzero(held) // _TRIED)]
     points, rays = grid.points.reshape(-1, 3)[index], grid.rays.reshape(-1, 3)[index]
     normals = planes[:, :3].T.astype(np.float32)
     height = points @ normals + planes[:, 3].astype(np.float32)
-    tolerance = _UNEVEN_M + 2.5 * grid.noise.reshape(-1)[index, None] * np.abs(rays @ normals)
+    within = _UNEVEN_M + 2.5 * grid.noise.reshape(-1)[index, None] * np.abs(rays @ normals)
+    level = grid.normals.reshape(-1, 3)[index] @ normals > _LEVEL
     area = grid.footprint.reshape(-1)[index] ** 2
-    return area @ (np.abs(height) < tolerance), (height < -2 * tolerance).mean(axis=0)
+    return area @ (level & (np.abs(height) < within)), (height < -2 * within).mean(axis=0)
 
 
 def _refine(
     grid: Grid, held: Bool[np.ndarray, "r c"], plane: Float[np.ndarray, " 4"]
 ) -> Float[np.ndarray, " 4"]:
     for _ in range(3):
-        on = held & (np.abs(height_above(grid, plane)) < tolerance(grid, plane))
+        on = _on(grid, held, plane)
         if np.count_nonzero(on) < 30:
             break
-        rows = np.flatnonzero(on)[:: max(1, np.count_nonzero(on) // 4000)]
-        rays = grid.rays.reshape(-1, 3)[rows].astype(float)
-        z = grid.depth.reshape(-1)[rows]
-        plane = _solve(rays[None], z[None], np.ones((1, len(z)), bool))[0]
+        plane = _fit(grid, on)
     return plane
+
+
+def _fit(grid: Grid, where: Bool[np.ndarray, "r c"]) -> Float[np.ndarray, " 4"]:
+    index = np.flatnonzero(where)
+    index = index[:: max(1, len(index) // 2000)]
+    rays, z = grid.rays.reshape(-1, 3)[index].astype(float), grid.depth.reshape(-1)[index]
+    return _solve(rays[None], z[None], np.ones((1, len(z)), bool))[0]
 
 
 def find_floor(grid: Grid, up: Float[np.ndarray, " 3"]) -> Float[np.ndarray, " 4"] | None:
     held = grid.depth > 0
     if np.count_nonzero(held) < 200:
         return None
-    random = np.random.default_rng(0)
-    planes = _fit_windows(grid, held, random)
+    planes, _, _ = _blocks(grid, held)
     planes = planes[planes[:, :3] @ up > math.cos(math.pi / 4)]
     if not len(planes):
         return None
-    area, below = _votes(grid, held, planes, random)
+    area, below = _votes(grid, held, planes)
     area = np.where(below < 0.03, area, 0)
     plane = _refine(grid, held, planes[np.argmax(area)])
-    on = held & (np.abs(height_above(grid, plane)) < tolerance(grid, plane))
+    on = _on(grid, held, plane)
     under = held & (height_above(grid, plane) < -2 * tolerance(grid, plane))
     found = (
         area.max() > 0
         and plane[:3] @ up > math.cos(math.pi / 4)
         and on.sum() > 0.02 * held.sum()
         and under.sum() < 0.05 * held.sum()
-        and _area(grid, plane)[on].sum() > 0.2
+        and _area(grid, on, plane) > 0.2
     )
     return plane if found else None
 
@@ -179,25 +226,45 @@ def find_background(
 ) -> Bool[np.ndarray, "r c"]:
     """Flat patches that reach the border of the image, or are larger than the object can be."""
     background, left = np.zeros_like(held), held.copy()
-    random = np.random.default_rng(0)
-    for _ in range(_MAX_PLANES):
-        if np.count_nonzero(left) < 200:
+    planes, off, middle = _blocks(grid, held)
+    tried = 0
+    # Flattest blocks first: what they grow to is then looked at once.
+    for seed in np.argsort(off):
+        if tried == _MAX_PATCHES:
             break
-        planes = _fit_windows(grid, left, random)
-        area, _ = _votes(grid, left, planes, random)
-        plane = _refine(grid, left, planes[np.argmax(area)])
-        on = left & (np.abs(height_above(grid, plane)) < tolerance(grid, plane))
-        patches, count = ndimage.label(on)
-        areas = ndimage.sum_labels(_area(grid, plane), patches, np.arange(1, count + 1))
-        for patch in np.flatnonzero(areas > _PATCH_AREA * size**2) + 1:
-            where = patches == patch
-            edge = where[0].any() or where[-1].any() or where[:, 0].any() or where[:, -1].any()
-            large = areas[patch - 1] > _LARGE_AREA * size**2
-            if (edge or large) and _curvature(grid, where, plane) * size < _FLAT:
-                background |= where
-        # What was looked at and is round is not looked at again.
-        left &= ~on
+        if not left[tuple(middle[seed])]:
+            continue
+        tried += 1
+        plane, patch = _grow(grid, left, planes[seed], tuple(middle[seed]))
+        left &= ~patch
+        area = _area(grid, patch, plane)
+        border = patch[0].any() or patch[-1].any() or patch[:, 0].any() or patch[:, -1].any()
+        least = _PATCH_AREA if border else _LARGE_AREA
+        if area > least * size**2 and _curvature(grid, patch, plane) * size < _FLAT:
+            # The smoothed surface turns at the patch's rim; its points are still in the plane.
+            rim = ndimage.binary_dilation(patch, iterations=3)
+            rim &= np.abs(height_above(grid, plane)) < tolerance(grid, plane)
+            background |= patch | (rim & held)
+            left &= ~background
     return background
+
+
+def _grow(
+    grid: Grid,
+    held: Bool[np.ndarray, "r c"],
+    plane: Float[np.ndarray, " 4"],
+    seed: tuple[int, ...],
+) -> tuple[Float[np.ndarray, " 4"], Bool[np.ndarray, "r c"]]:
+    """The connected patch around a cell that is on a plane, and the plane fitted to it."""
+    patch = np.zeros_like(held)
+    for _ in range(2):
+        patches, _ = ndimage.label(_on(grid, held, plane))
+        if patches[seed] == 0:
+            break
+        patch = patches == patches[seed]
+        plane = _fit(grid, patch)
+    patch[seed] = True
+    return plane, patch
 
 
 def _curvature(grid: Grid, where: Bool[np.ndarray, "r c"], plane: Float[np.ndarray, " 4"]) -> float:
