@@ -90,7 +90,9 @@ class Synth(Command):
         if self.count < 1:
             raise ValueError(f"count: got {self.count}, need at least 1.")
         if self.out is self.preview is self.write_config is None:
-            raise ValueError("synth: got nothing to do, need --out, --preview, --verify.")
+            raise ValueError(
+                "synth: got nothing to do, need --out, --preview, --write-config or --verify."
+            )
         config = self._settings()
         if self.write_config is not None:
             require_suffix(self.write_config, (".json",))
@@ -261,10 +263,11 @@ def _verify(path: Path) -> Report:
         lines = [*found.damaged[:20]]
         lines += [f"{len(found.damaged) - 20} more damaged files"] if found.damaged[20:] else []
         lines += [f"{len(found.missing)} shards not finished"] if found.missing else []
+        first = "delete the records shards/NUMBER.json of the damaged ones and "
         raise ValueError(
             f"{path}: {len(found.damaged)} damaged files, {len(found.missing)} of {found.shards} "
-            "shards not finished. Make them again: delete the records shards/NUMBER.json of the "
-            "damaged ones and run the command that wrote the database.\n  " + "\n  ".join(lines)
+            f"shards not finished. To make them anew, {first if found.damaged else ''}run the "
+            "command that wrote the database.\n  " + "\n  ".join(lines)
         )
     return {
         "database": str(path),

@@ -9,6 +9,7 @@ memory than ten.
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -142,6 +143,8 @@ def read_ahead(db: Database, indices: Iterable[Any], *, ahead: int = 2) -> Itera
     """Reads batches of `indices` in a thread, `ahead` of them in advance and no more."""
     pending: deque = deque()
     wanted = iter(indices)
+    # Held here: where the stream is left to the end of the program, modules may be gone by then.
+    ending = sys.is_finalizing
     pool = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
     try:
         for batch in wanted:
@@ -151,4 +154,6 @@ def read_ahead(db: Database, indices: Iterable[Any], *, ahead: int = 2) -> Itera
         while pending:
             yield pending.popleft().result()
     finally:
-        pool.shutdown(cancel_futures=True)
+        # Python itself has ended all threads when it ends.
+        if not ending():
+            pool.shutdown(cancel_futures=True)

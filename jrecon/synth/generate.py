@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -39,6 +41,8 @@ from jrecon.synth.viewpoint import (
 )
 
 Range = tuple[float, float]
+# Ranges that may be negative: masks shrink, windows move and walls turn either way.
+_SIGNED = ("shift", "shift_px", "wall_turn_deg")
 # Changes when the same key and config give another example.
 VERSION = 1
 
@@ -99,7 +103,8 @@ def make_source(model: ParametricModel, config: SynthConfig = SynthConfig()) -> 
         of the full one, and draws in a third of the time.
 
     Raises:
-      ValueError: a sensor, group or coefficient that does not exist, or an empty image.
+      ValueError: a sensor, group or coefficient that does not exist, an empty image, or a setting
+        that nothing can be drawn from; the message names it.
     """
     unknown = [name for name in config.sensors if name not in SENSORS]
     if unknown or not config.sensors:
@@ -107,6 +112,11 @@ def make_source(model: ParametricModel, config: SynthConfig = SynthConfig()) -> 
     if config.width < 1 or config.height < 1:
         raise ValueError(f"size: got {config.width} x {config.height} pixels, need 1 x 1 or more.")
     check_view(config.view)
+    for name, value in _numbers(config):
+        _check(name, value)
+    shares = config.pose.motion, config.pose.mixed, config.pose.limits, config.pose.hard
+    if not sum(shares) > 0:
+        raise ValueError(f"pose: got shares {shares} of the kinds of poses, need one above 0.")
     return Source(
         model=model,
         shape=shape_prior(
@@ -120,9 +130,30 @@ def make_source(model: ParametricModel, config: SynthConfig = SynthConfig()) -> 
     )
 
 
+def _numbers(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Names and values of all numbers and ranges, but for those that others check: viewpoints,
+    and lists of sensors and shapes."""
+    for field in dataclasses.fields(config):
+        name, value = f"{prefix}{field.name}", getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            if not isinstance(value, ViewConfig):
+                yield from _numbers(value, f"{name}.")
+        elif not (isinstance(value, tuple) and field.metadata.get("static")):
+            yield name, value
+
+
+def _check(name: str, value: Any) -> None:
+    low, high = value if isinstance(value, tuple) else (value, value)
+    least = -math.inf if name.split(".")[-1] in _SIGNED else 0.0
+    most = 1.0 if name.endswith("rate") else math.inf
+    if not least <= low <= high <= most:
+        needed = "low <= high" if isinstance(value, tuple) else "a number"
+        raise ValueError(f"{name}: got {value}, need {needed} between {least:g} and {most:g}.")
+
+
 @functools.partial(jax.jit, static_argnames="count")
 def make_batch(source: Source, key: PRNGKeyArray, start: Any, count: int) -> Example:
-    """Examples `start` to `start + count` of a run; `start` is traced, `count` static."""
+    """Examples start .. start + count - 1 of a run; `start` is traced, `count` static."""
     return make_examples(source, key, start + jnp.arange(count))
 
 

@@ -89,7 +89,7 @@ def make_manifest(
 
     Args:
       model: `model_entry(model)`.
-      config: all settings of the generator, as JSON (`dataclasses.asdict` of frozen dataclasses).
+      config: all settings of the generator, as JSON (`jrecon.synth.settings`).
       generator: program and version that make the examples.
       seed: of the key that example i folds its number into.
       unit_mm: one step of stored depth; 16 bits reach 65.5 m with 1.0 and 6.55 m with 0.1.
@@ -208,13 +208,25 @@ def read_record(root: Path, shard: Shard) -> dict[str, Any] | None:
         data = path.read_bytes()
     except FileNotFoundError:
         return None
+    record = None
     try:
         record = json.loads(data)
-    except ValueError:
-        record = None
-    if not isinstance(record, dict) or json_bytes(record) != data:
+        sound = json_bytes(record) == data and _describes(record, shard)
+    except (ValueError, TypeError, KeyError):
+        sound = False
+    if not sound:
         raise ValueError(
             f"{path}: damaged record of shard {shard.index}; delete this file and write the "
             "database again with the same settings: the shard is made anew."
         )
     return record
+
+
+def _describes(record: Any, shard: Shard) -> bool:
+    """Whether a record is of this shard, with no more examples than it can have."""
+    place = record["shard"], record["start"]
+    return (
+        place == (shard.index, shard.start)
+        and 0 < record["count"] <= shard.count
+        and isinstance(record["files"], dict)
+    )

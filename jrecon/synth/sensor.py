@@ -41,7 +41,8 @@ EDGE = 0.03
 _MIN_COSINE = 0.0872
 # Pixels of the image that a pixel can look aside.
 _REACH = 2
-# Shadows are followed over 2 ** _SHADOW_STEPS pixels.
+# Shadows are followed over 2 ** (_SHADOW_STEPS - 1) pixels of the image: wider ones, as in whole
+# images at the sensor's own resolution, end there.
 _SHADOW_STEPS = 5
 # Rows that share one draw of where an outline runs within a pixel.
 _SHADOW_ROWS = 4
@@ -301,7 +302,7 @@ def _shadow(
     width = inverse.shape[1]
     columns = jax.lax.broadcasted_iota(jnp.float32, inverse.shape, 1)
     position = jnp.pad(columns - disparity, ((0, 0), (0, 2**_SHADOW_STEPS)), constant_values=1e6)
-    # The least position over the next 1, 2, 4, ... columns.
+    # The least position over the next 1, 2, 4, ..., 2 ** (_SHADOW_STEPS - 1) columns.
     nearest = position[:, 1:]
     for step in range(_SHADOW_STEPS - 1):
         shift = 2**step

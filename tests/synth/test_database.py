@@ -366,6 +366,10 @@ def test_damaged_descriptions_are_named(tmp_path, uninterrupted):
     with pytest.raises(ValueError, match="record of shard 1; delete this file"):
         open_database(root)
     assert "shard 1" in verify_database(root).damaged[0]
+    for old, new in ((b'"count": 8', b'"count": 9'), (b'"start": 8', b'"start": 9')):
+        change("shards/000001.json", old, new)
+        with pytest.raises(ValueError, match="record of shard 1; delete this file"):
+            open_database(root)
     change("depth/zarr.json", b"20", b"21")
     assert verify_database(root).damaged[0].startswith("depth/zarr.json")
     write(root)

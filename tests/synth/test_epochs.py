@@ -1,8 +1,11 @@
 """Endless shuffled streams: permutations, resuming, hosts, reading ahead."""
 
 import itertools
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -167,6 +170,21 @@ def test_no_more_than_asked_is_read_ahead(db):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert len(asked) == 7
+
+
+def test_a_stream_may_be_left_to_the_end_of_the_program(db):
+    """As notebooks and short scripts do; modules are gone when it is collected."""
+    script = (
+        "from jrecon.synth.epochs import batches\n"
+        "from jrecon.synth.reading import open_database\n"
+        f"stream = batches(open_database({str(db.path)!r}), 4, seed=0)\n"
+        "next(stream)\n"
+    )
+    root = Path(__file__).parents[2]
+    ended = subprocess.run(
+        [sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert ended.stderr == ""
 
 
 def test_damage_reaches_the_reader(db):

@@ -13,6 +13,9 @@ from jrecon.model.parametric import pose
 from jrecon.render import render
 from jrecon.synth.devices import SENSORS
 from jrecon.synth.generate import SynthConfig, make_batch, make_examples, make_source
+from jrecon.synth.pose_prior import PoseConfig
+from jrecon.synth.segmentation import RegionConfig, SegmentConfig
+from jrecon.synth.surroundings import SurroundingsConfig
 from tests.model.small_models import random_model
 from tests.synth.small_source import CONFIG, COUNT, small_source, undisturbed
 
@@ -131,6 +134,16 @@ def test_the_window_lies_around_what_is_in_the_frame(source, examples) -> None:
         (dict(height=0), "0 pixels"),
         (dict(sensor_shares=(1.0,)), "shares"),
         (dict(shape_ranges=(("girth", 0.0, 1.0),)), "girth"),
+        (dict(margin=(0.4, 0.0)), "margin: got .* low <= high"),
+        (
+            dict(surroundings=SurroundingsConfig(floor_rate=1.5)),
+            "surroundings.floor_rate: .* 0 and",
+        ),
+        (dict(surroundings=SurroundingsConfig(clutter_size_m=(-1.0, 1.0))), "clutter_size_m"),
+        (dict(surroundings=SurroundingsConfig(boxes=-1)), "boxes: got -1, need a number"),
+        (dict(segmentation=SegmentConfig(shift_px=(2.0, 1.0))), "segmentation.shift_px"),
+        (dict(regions=RegionConfig(rate=float("nan"))), "regions.rate: got nan"),
+        (dict(pose=PoseConfig(motion=0.0, mixed=0.0, limits=0.0, hard=0.0)), "one above 0"),
     ),
 )
 def test_what_is_refused(change, message) -> None:
