@@ -156,8 +156,9 @@ def gather_corners(
     """The corners of the face that each pixel sees; for -1 a triangle before the camera that hangs
     on no vertex."""
     # Out of range means: fill in when gathering, drop when the derivative is scattered back. So
-    # background pixels put no load on any vertex.
-    index = [column.at[face_id].get(mode="fill", fill_value=2**31 - 1) for column in faces.T]
+    # background pixels put no load on any vertex. (-1 is not out of range: it is the last face.)
+    face = jnp.where(face_id < 0, len(faces), face_id)
+    index = [column.at[face].get(mode="fill", fill_value=2**31 - 1) for column in faces.T]
 
     def column(corner: int, axis: int) -> Array:
         fill = _SAFE[corner][axis]

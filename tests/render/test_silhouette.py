@@ -233,7 +233,7 @@ def test_outlines_through_pixel_centres(cells, offset):
     flat = flat / camera.focal[None]
     index = np.arange(u.size).reshape(u.shape)
     a, b, c, d = index[:-1, :-1], index[:-1, 1:], index[1:, 1:], index[1:, :-1]
-    faces = np.stack([a, d, c, a, c, b], -1).reshape(-1, 3)
+    faces = jnp.asarray(np.stack([a, d, c, a, c, b], -1).reshape(-1, 3))
 
     def covered(grow):
         vertices = jnp.concatenate([flat * (1 + grow)[None], jnp.ones((len(flat), 1))], 1)
