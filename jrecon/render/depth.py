@@ -49,8 +49,8 @@ class View:
 
 
 def render(
-    vertices: Float[Array, "*batch v 3"],
-    faces: Int[Array, "f 3"],
+    vertices: Float[Array | np.ndarray, "*batch v 3"],
+    faces: Int[Array | np.ndarray, "f 3"],
     camera: Camera,
     size: tuple[int, int] | None = None,
     *,

@@ -1,6 +1,7 @@
 """Rendering against a float64 ray caster, and the promises of the rasterizer one by one."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -127,7 +128,7 @@ def test_a_vertex_on_a_pixel_centre_is_shared_out_exactly_once(rng):
     triangles = np.concatenate([pixels / 64, np.ones((*pixels.shape[:-1], 1))], -1)
     turn = (np.arange(3) + rng.integers(3, size=(fans, spokes, 1))) % 3
     triangles = np.take_along_axis(triangles, turn[..., None], 2)
-    mask = rasterize(triangles, [[0, 1, 2]], camera).mask
+    mask = rasterize(triangles, np.array([[0, 1, 2]]), camera).mask
     np.testing.assert_array_equal(mask.sum(1), 1)
 
 
@@ -193,9 +194,10 @@ def test_numpy_arrays_and_lists_are_taken(camera):
     expected = rasterize(vertices, faces, camera).face_id
     of_numpy = np.asarray(vertices, np.float64), np.asarray(faces, np.int64)
     of_lists = of_numpy[0].tolist(), of_numpy[1].tolist()
-    for each in (of_numpy, of_lists):
-        np.testing.assert_array_equal(rasterize(*each, camera).face_id, expected)
-        np.testing.assert_array_equal(render(*each, camera).face_id, expected)
+    pairs: tuple[Any, ...] = of_numpy, of_lists
+    for points, corners in pairs:
+        np.testing.assert_array_equal(rasterize(points, corners, camera).face_id, expected)
+        np.testing.assert_array_equal(render(points, corners, camera).face_id, expected)
 
 
 def test_an_empty_image_is_empty_with_zero_gradient(camera):
