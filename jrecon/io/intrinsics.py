@@ -156,7 +156,7 @@ def _read_file(path: Path, size: Size | None) -> Lens:
 
         return _from_record(_parse(text, yaml.safe_load, "YAML"), size)
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    if lines and re.match(r"\d+\s+[A-Z_0-9]+\s", lines[0]):
+    if lines and re.match(r"\d+\s+[A-Z][A-Z_0-9]+\s", lines[0]):
         return _from_colmap(lines, size)
     rows = [_figures(line) for line in lines]
     if rows and rows[0] is None:

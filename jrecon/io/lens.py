@@ -59,7 +59,7 @@ def largest_shift(lens: Lens) -> float:
     """How far the lens moves any pixel of the image from where a pinhole has it, pixels.
 
     Raises:
-      ValueError: a distortion that is not finite in the image.
+      ValueError: a distortion that moves pixels by more than the image.
     """
     if not any(lens.distortion):
         return 0.0
@@ -67,8 +67,11 @@ def largest_shift(lens: Lens) -> float:
     shift = np.hypot(
         source_u - np.arange(lens.camera.width), source_v - np.arange(lens.camera.height)[:, None]
     ).max()
-    if not np.isfinite(shift):
-        raise ValueError(f"distortion: got {lens.distortion}: not finite within the image.")
+    if not shift < max(lens.camera.width, lens.camera.height):
+        raise ValueError(
+            f"distortion: got {lens.distortion}, which moves pixels by {shift:.3g}; need "
+            "k1 k2 p1 p2 k3 k4 k5 k6 of OpenCV's model, for this image."
+        )
     return float(shift)
 
 
@@ -78,7 +81,7 @@ def undistort(depth: Float[np.ndarray, "h w"], lens: Lens) -> Float[np.ndarray, 
     Each pixel takes the nearest measurement: blending would invent points between surfaces.
 
     Raises:
-      ValueError: the depth map is not of the camera's size, or the distortion is not finite.
+      ValueError: the depth map is not of the camera's size, or the distortion makes no sense.
     """
     size = lens.camera.width, lens.camera.height
     if depth.shape != size[::-1]:

@@ -10,12 +10,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy import ndimage
 
 from jrecon.geometry.camera import Camera
+
+# Their annotations leave open what they return.
+_label: Any = ndimage.label
+_dilate: Any = ndimage.binary_dilation
 
 # Pixels that are looked at.
 _CELLS = 40_000
@@ -242,7 +247,7 @@ def find_background(
         least = _PATCH_AREA if border else _LARGE_AREA
         if area > least * size**2 and _curvature(grid, patch, plane) * size < _FLAT:
             # The smoothed surface turns at the patch's rim; its points are still in the plane.
-            rim = ndimage.binary_dilation(patch, iterations=3)
+            rim = _dilate(patch, iterations=3)
             rim &= np.abs(height_above(grid, plane)) < tolerance(grid, plane)
             background |= patch | (rim & held)
             left &= ~background
@@ -258,7 +263,7 @@ def _grow(
     """The connected patch around a cell that is on a plane, and the plane fitted to it."""
     patch = np.zeros_like(held)
     for _ in range(2):
-        patches, _ = ndimage.label(_on(grid, held, plane))
+        patches, _ = _label(_on(grid, held, plane))
         if patches[seed] == 0:
             break
         patch = patches == patches[seed]

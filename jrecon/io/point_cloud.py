@@ -79,8 +79,8 @@ def _placed(
     points: Float[np.ndarray, "n 3"], metres: float
 ) -> tuple[Float[np.ndarray, "n 3"], list[str]]:
     """The points in metres, in the camera frame, NaN where there is no measurement."""
-    known = np.isfinite(points).all(axis=1) & (np.abs(points) < 1e9).all(axis=1)
-    known &= points.any(axis=1)
+    known = np.all(np.isfinite(points) & (np.abs(points) < 1e9), axis=1)
+    known &= np.any(points != 0, axis=1)
     if not known.any():
         raise ValueError(f"no points: none of {len(points)} is finite and away from the origin.")
     points = np.where(known[:, None], points.astype(np.float64) * metres, np.nan)
