@@ -88,6 +88,10 @@ class Checkpoints:
             )
         return None
 
+    def newest(self) -> int | None:
+        """The step of the newest checkpoint."""
+        return max(self._manager.all_steps(), default=None)
+
     def _read(self, step: int, like: Tree) -> tuple[Tree, dict[str, Any]]:
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         with warnings.catch_warnings():

@@ -1,44 +1,48 @@
-"""Training: examples are made where they are learned from, one optimisation step after the other.
+"""One step of training: examples in, better weights out.
 
-    state = start(regressor, config)
-    step = make_step(source, regressor, config)
-    state, metrics = step(state, key)
+    mesh = data_mesh()
+    supply = synthesis(source, config.batch, seed=config.seed, mesh=mesh)
+    state = start(function, config, mesh)
+    step = make_step(function, config, mesh)
+    for examples in supply.batches(0):
+        state, metrics = step(state, examples)
 
-Step t learns from the examples t * batch ... (t + 1) * batch of a run, whatever the number of
-devices: examples are split over the devices of a mesh, gradients averaged, weights kept on each.
-`run` adds what a long run needs: checkpoints, resuming, metrics on disk, stopping in good order.
+A batch is split over the devices of a mesh, gradients are averaged, weights kept on each device;
+neither the number of devices nor the parts that a batch is worked off in changes what is learned,
+but for rounding. `jrecon.learn.run` adds what a long run needs.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import json
-import signal
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+import optax.contrib
+from jax.sharding import Mesh
+from jaxtyping import Array, Int
 
-from jrecon.learn.checkpoint import Checkpoints
-from jrecon.learn.loss import LossConfig, loss, make_judge
-from jrecon.learn.network import Weights
+from jrecon.learn.loss import Judge, LossConfig, loss, make_judge
+from jrecon.learn.mesh import AXIS, EVERYWHERE, SPLIT, data_mesh, replicate
+from jrecon.learn.network import NetworkConfig, Weights
 from jrecon.learn.regressor import Regressor, predict
-from jrecon.synth.generate import Source, make_examples
+from jrecon.model.parametric import ParametricModel
+from jrecon.synth.example import Example
 
 Metrics = dict[str, Any]
+OPTIMIZERS = ("adamw", "lamb", "muon")
+# Muon's steps are given the size of AdamW's, so that one learning rate fits both
+# (Liu et al. 2025, "Muon is scalable for LLM training").
+_MUON_RMS = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """A training run. Static."""
+    """A training run. Static, but for the weights of the loss."""
 
     steps: int = 20_000
     batch: int = 64
@@ -51,7 +55,8 @@ class TrainConfig:
     decay: int = 20_000
     """Steps at the end over which it falls, as a cosine, to 1 % of itself."""
     optimizer: str = "adamw"
-    """`adamw`, or `lamb` for batches of many thousands."""
+    """`adamw`; `lamb` for batches of many thousands; `muon`, which learns more from each example
+    and takes longer for it."""
     weight_decay: float = 0.01
     clip: float = 1.0
     """Largest norm of a gradient."""
@@ -73,6 +78,9 @@ class TrainState:
     optimizer: Any
 
 
+Step = Callable[[TrainState, Example], tuple[TrainState, Metrics]]
+
+
 def schedule(config: TrainConfig) -> Callable[[Any], Any]:
     """The learning rate at a step: a ramp, a plateau, a cosine."""
     decay = max(1, min(config.decay, config.steps - config.warmup))
@@ -86,38 +94,59 @@ def schedule(config: TrainConfig) -> Callable[[Any], Any]:
     )
 
 
-def _optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    makers = {"adamw": optax.adamw, "lamb": optax.lamb}
-    if config.optimizer not in makers:
-        raise ValueError(f"optimizer: got {config.optimizer!r}, need one of {list(makers)}.")
+def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
+    """What turns gradients into changes of weights.
+
+    Raises:
+      ValueError: an optimizer that does not exist.
+    """
     # Biases and scales are not drawn towards zero.
     decayed = lambda tree: jax.tree.map(lambda leaf: leaf.ndim > 1, tree)
-    return optax.chain(
-        optax.clip_by_global_norm(config.clip),
-        makers[config.optimizer](schedule(config), weight_decay=config.weight_decay, mask=decayed),
-    )
+    rate, decay = schedule(config), config.weight_decay
+    if config.optimizer == "adamw":
+        change = optax.adamw(rate, weight_decay=decay, mask=decayed)
+    elif config.optimizer == "lamb":
+        change = optax.lamb(rate, weight_decay=decay, mask=decayed)
+    elif config.optimizer == "muon":
+        numbers: Any = _matrices
+        change = optax.contrib.muon(
+            rate,
+            weight_decay=decay,
+            weight_decay_mask=decayed,
+            consistent_rms=_MUON_RMS,
+            muon_weight_dimension_numbers=numbers,
+        )
+    else:
+        raise ValueError(f"optimizer: got {config.optimizer!r}, need one of {OPTIMIZERS}.")
+    return optax.chain(optax.clip_by_global_norm(config.clip), change)
 
 
-def start(function: Regressor, config: TrainConfig) -> TrainState:
-    """The state before the first step."""
+def _matrices(weights: Any) -> Any:
+    """How Muon sees weights: all axes but the last in, the last out; vectors are left to Adam."""
+
+    def numbers(leaf: Array) -> optax.contrib.MuonDimensionNumbers | None:
+        last = leaf.ndim - 1
+        return optax.contrib.MuonDimensionNumbers(tuple(range(last)), (last,)) if last > 0 else None
+
+    return jax.tree.map(numbers, weights)
+
+
+def start(function: Regressor, config: TrainConfig, mesh: Mesh | None = None) -> TrainState:
+    """The state before the first step, on every device of the mesh."""
     # Copies: steps use up the state that they are given.
     weights, average = (jax.tree.map(jnp.array, function.weights) for _ in range(2))
-    return TrainState(jnp.zeros((), jnp.int32), weights, average, _optimizer(config).init(weights))
+    memory = make_optimizer(config).init(weights)
+    state = TrainState(jnp.zeros((), jnp.int32), weights, average, memory)
+    return replicate(state, mesh or data_mesh(1))
 
 
-def data_mesh(devices: int | None = None) -> Mesh:
-    """A mesh of one axis, `data`, over so many devices (all by default), over all hosts."""
-    count = devices or jax.device_count()
-    return jax.make_mesh(
-        (count,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:count]
-    )
+def make_step(function: Regressor, config: TrainConfig, mesh: Mesh | None = None) -> Step:
+    """One step, compiled at its first call: state and examples in, the next state and metrics out.
+    The state that goes in is used up.
 
-
-def make_step(
-    source: Source, function: Regressor, config: TrainConfig, mesh: Mesh | None = None
-) -> Callable[[TrainState, PRNGKeyArray], tuple[TrainState, Metrics]]:
-    """One step, compiled: state and the run's key in, the next state and metrics out. The state
-    that goes in is used up."""
+    Raises:
+      ValueError: the batch cannot be divided by devices and parts.
+    """
     mesh = mesh or data_mesh(1)
     parts = mesh.size * config.accumulate
     if config.batch % parts:
@@ -125,191 +154,57 @@ def make_step(
             f"batch: got {config.batch} examples for {mesh.size} devices x {config.accumulate} "
             f"parts, need a multiple of {parts}."
         )
-    optimizer, judge = _optimizer(config), make_judge(function.model, config.vertices)
+    judge = make_judge(function.model, config.vertices)
+    model, judge, weighting = replicate((function.model, judge, config.weights), mesh)
+    return functools.partial(
+        train_step, model=model, judge=judge, weighting=weighting,
+        network=function.network, config=config, mesh=mesh,
+    )  # fmt: skip
+
+
+@functools.partial(jax.jit, static_argnames=("network", "config", "mesh"), donate_argnames="state")
+def train_step(
+    state: TrainState,
+    examples: Example,
+    *,
+    model: ParametricModel,
+    judge: Judge,
+    weighting: LossConfig,
+    network: NetworkConfig,
+    config: TrainConfig,
+    mesh: Mesh,
+) -> tuple[TrainState, Metrics]:
+    """What `make_step` prepares: compiled once for all runs of a process with one config."""
 
     def objective(
-        weights: Weights, source: Source, key: PRNGKeyArray, numbers: Array
+        weights: Weights, model: ParametricModel, judge: Judge, weighting: LossConfig, part: Example
     ) -> tuple[Array, Metrics]:
-        examples = make_examples(source, key, numbers)
-        learner = dataclasses.replace(function, weights=weights)
-        found = predict(learner, examples.depth, examples.camera, examples.mask)
-        return loss(judge, found, examples, config.weights)
+        found = predict(Regressor(model, weights, network), part.depth, part.camera, part.mask)
+        value, metrics = loss(judge, found, part, weighting)
+        return value, metrics | {"loss": value}
 
-    def gradients(
-        weights: Weights, source: Source, key: PRNGKeyArray, numbers: Array
-    ) -> tuple[Weights, Metrics]:
-        """Averaged over the parts of this device and over devices; numbers (part, example)."""
-        slope = jax.value_and_grad(objective, has_aux=True)
-
-        def add(total: Any, part: Array) -> tuple[Any, None]:
-            (value, metrics), each = slope(weights, source, key, part)
-            found = each, metrics | {"loss": value}
-            return jax.tree.map(lambda a, b: a + b / len(numbers), total, found), None
-
-        shapes = jax.eval_shape(lambda part: slope(weights, source, key, part), numbers[0])
-        (value, metrics), each = shapes
-        zero = jax.tree.map(
-            lambda x: jnp.zeros(x.shape, x.dtype), (each, metrics | {"loss": value})
-        )
+    def gradients(*inputs: Any) -> tuple[Weights, Metrics]:
+        """Averaged over the parts of this device's examples, and over devices."""
+        *constants, examples = inputs
+        slope = jax.grad(objective, has_aux=True)
+        each = lambda part: slope(*constants, part)
         if config.accumulate == 1:
-            total, _ = add(zero, numbers[0])
-        else:
-            total, _ = jax.lax.scan(add, zero, numbers)
-        return jax.lax.pmean(total, "data")
+            return jax.lax.pmean(each(examples), AXIS)
+        parts = jax.tree.map(lambda x: x.reshape(config.accumulate, -1, *x.shape[1:]), examples)
+        shapes = jax.eval_shape(each, jax.tree.map(lambda x: x[0], parts))
+        zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        add = lambda total, part: (jax.tree.map(jnp.add, total, each(part)), None)
+        total, _ = jax.lax.scan(add, zero, parts)
+        return jax.lax.pmean(jax.tree.map(lambda x: x / config.accumulate, total), AXIS)
 
-    everywhere = PartitionSpec()
-    spread = jax.shard_map(
-        gradients,
-        mesh=mesh,
-        in_specs=(everywhere, everywhere, everywhere, PartitionSpec(None, "data")),
-        out_specs=everywhere,
+    slopes, metrics = jax.shard_map(
+        gradients, mesh=mesh, in_specs=(*[EVERYWHERE] * 4, SPLIT), out_specs=EVERYWHERE,
         check_vma=False,
-    )
-
-    @functools.partial(jax.jit, donate_argnums=0)
-    def step(state: TrainState, source: Source, key: PRNGKeyArray) -> tuple[TrainState, Metrics]:
-        numbers = state.step * config.batch + jnp.arange(config.batch)
-        slopes, metrics = spread(state.weights, source, key, numbers.reshape(config.accumulate, -1))
-        change, memory = optimizer.update(slopes, state.optimizer, state.weights)
-        weights: Any = optax.apply_updates(state.weights, change)
-        # Young averages forget their start sooner.
-        keep = jnp.minimum(config.average, (1.0 + state.step) / (10.0 + state.step))
-        average = jax.tree.map(lambda a, b: keep * a + (1 - keep) * b, state.average, weights)
-        metrics |= {"gradient": optax.tree.norm(slopes), "rate": schedule(config)(state.step)}
-        return TrainState(state.step + 1, weights, average, memory), metrics
-
-    # Put where steps leave it, or the second step would be compiled anew.
-    source = jax.device_put(source, NamedSharding(mesh, everywhere))
-    return lambda state, key: step(
-        jax.device_put(state, NamedSharding(mesh, everywhere)), source, key
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class Progress:
-    """How a run is going, for the line that is shown."""
-
-    step: int
-    steps: int
-    examples_per_s: float
-    seconds_left: float
-    metrics: dict[str, float]
-
-
-def run(
-    source: Source,
-    function: Regressor,
-    config: TrainConfig,
-    folder: str | Path,
-    *,
-    mesh: Mesh | None = None,
-    log_every: int = 50,
-    save_every_s: float = 300.0,
-    report: Callable[[Progress], None] | None = None,
-    stop_after_s: float | None = None,
-) -> tuple[Regressor, int]:
-    """Train to `config.steps`, from the newest checkpoint in the folder if there is one.
-
-    Metrics are appended to `metrics.jsonl` in the folder, one line for each `log_every` steps. The
-    run ends early, with a checkpoint, on SIGTERM or Ctrl-C or after `stop_after_s`.
-
-    Returns:
-      The regressor with the averaged weights, and the step that was reached.
-
-    Raises:
-      FloatingPointError: the loss is not finite: at which step, and which checkpoint is sound.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoints = Checkpoints(folder / "checkpoints")
-    state = start(function, config)
-    found = checkpoints.latest(dataclasses.asdict(state))
-    if found is not None:
-        state = TrainState(**_like(dataclasses.asdict(state), found[1]))
-    done = int(state.step)
-    step = make_step(source, function, config, mesh)
-    key = jax.random.key(config.seed)
-    began = saved = logged = time.monotonic()
-    sums: list[Metrics] = []
-    with _Stop() as stop, (folder / "metrics.jsonl").open("a") as log:
-        while done < config.steps and not stop.asked:
-            state, metrics = step(state, key)
-            done += 1
-            sums.append(metrics)
-            if done % log_every == 0 or done == config.steps:
-                means = {name: float(np.mean([m[name] for m in sums])) for name in metrics}
-                now = time.monotonic()
-                rate = len(sums) * config.batch / (now - logged)
-                if not np.isfinite(means["loss"]):
-                    checkpoints.close()
-                    raise FloatingPointError(_explain(done, sums, saved_step(checkpoints)))
-                left = (config.steps - done) * config.batch / rate
-                line = {"step": done, "examples": done * config.batch, "examples_per_s": rate}
-                log.write(json.dumps(line | means) + "\n")
-                log.flush()
-                if report:
-                    report(Progress(done, config.steps, rate, left, means))
-                sums, logged = [], now
-                if now - saved > save_every_s:
-                    checkpoints.save(done, dataclasses.asdict(state), {"config": repr(config)})
-                    saved = now
-                if stop_after_s is not None and now - began > stop_after_s:
-                    break
-        jax.block_until_ready(state)
-        checkpoints.save(done, dataclasses.asdict(state), {"config": repr(config)}, wait=True)
-    checkpoints.close()
-    return dataclasses.replace(function, weights=state.average), done
-
-
-def saved_step(checkpoints: Checkpoints) -> int | None:
-    steps = checkpoints._manager.all_steps()
-    return max(steps) if steps else None
-
-
-def _explain(step: int, sums: list[Metrics], sound: int | None) -> str:
-    first = next(i for i, m in enumerate(sums) if not np.isfinite(float(m["loss"])))
-    norms = [float(m["gradient"]) for m in sums[: first + 1]]
-    return (
-        f"the loss is not finite at step {step - len(sums) + first + 1} (norms of the gradients "
-        f"before: {[f'{norm:.3g}' for norm in norms[-4:]]}). The last sound checkpoint is that of "
-        f"step {sound}; go on from it with a lower learning rate or a smaller clip."
-    )
-
-
-def _like(state: Any, found: Any) -> Any:
-    """What was read, in the containers of the state that it was written from."""
-    return jax.tree.unflatten(jax.tree.structure(state), jax.tree.leaves(found))
-
-
-class _Stop:
-    """Set when the process is asked to end; a second request ends it at once."""
-
-    asked = False
-
-    def __enter__(self) -> _Stop:
-        self._before = {}
-        for number in (signal.SIGTERM, signal.SIGINT):
-            try:
-                self._before[number] = signal.signal(number, self._ask)
-            except ValueError:
-                # Not the main thread: whoever owns that takes care of signals.
-                break
-        return self
-
-    def _ask(self, number: int, frame: Any) -> None:
-        self.asked = True
-        signal.signal(number, self._before.get(number, signal.SIG_DFL))
-
-    def __exit__(self, *error: Any) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-
-def mean_error_mm(
-    source: Source, function: Regressor, key: PRNGKeyArray, numbers: Array
-) -> dict[str, Float[Array, ""]]:
-    """Mean errors on examples of a run, for a quick look; `jrecon.metrics` has the full ones."""
-    examples = make_examples(source, key, numbers)
-    found = predict(function, examples.depth, examples.camera, examples.mask)
-    _, metrics = loss(make_judge(function.model), found, examples, LossConfig())
-    return metrics
+    )(state.weights, model, judge, weighting, examples)  # fmt: skip
+    change, memory = make_optimizer(config).update(slopes, state.optimizer, state.weights)
+    weights: Any = optax.apply_updates(state.weights, change)
+    # Young averages forget their start sooner.
+    keep = jnp.minimum(config.average, (1.0 + state.step) / (10.0 + state.step))
+    average = jax.tree.map(lambda a, b: keep * a + (1 - keep) * b, state.average, weights)
+    metrics |= {"gradient": optax.tree.norm(slopes), "rate": schedule(config)(state.step)}
+    return TrainState(state.step + 1, weights, average, memory), metrics

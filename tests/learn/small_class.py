@@ -4,17 +4,21 @@ import numpy as np
 import trimesh
 
 from jrecon.learn.network import NetworkConfig
+from jrecon.learn.train import TrainConfig
 from jrecon.model.parametric import ParametricModel, make_model
 from jrecon.synth.generate import SynthConfig
 from jrecon.synth.segmentation import RegionConfig
 from jrecon.synth.surroundings import SurroundingsConfig
 from jrecon.synth.viewpoint import ViewConfig
 
+# Of the examples that are made at once: one size, one compilation.
+BATCH = 8
 NETWORK = NetworkConfig(image=16, patch=4, channels=(8, 16), blocks=(1, 1), hidden=32)
+CONFIG = TrainConfig(steps=40, batch=BATCH, warmup=2, decay=10, learning_rate=3e-3, vertices=40)
 EASY = SynthConfig(
     view=ViewConfig(distance_m=(1.5, 2.5), azimuth_rad=(-0.5, 0.5), aim=(-0.05, 0.05)),
-    surroundings=SurroundingsConfig(nothing_rate=1.0),
-    regions=RegionConfig(rate=0.0),
+    surroundings=SurroundingsConfig(nothing_rate=1.0, boxes=1, ellipsoids=1, occluders=1),
+    regions=RegionConfig(rate=0.0, count=1),
     sensors=("ideal", "gaussian"),
     height=24,
     width=24,

@@ -13,18 +13,17 @@ from jrecon.learn.regressor import make_regressor, predict, predict_views, split
 from jrecon.learn.view import view_object
 from jrecon.metrics import measure
 from jrecon.model.parametric import pose
-from jrecon.synth.generate import make_batch, make_source
-from tests.learn.small_class import EASY, NETWORK, rod
+from tests.learn.small_class import NETWORK
 
 
 @pytest.fixture(scope="module")
-def model():
-    return rod()
+def model(source):
+    return source.model
 
 
 @pytest.fixture(scope="module")
-def examples(model):
-    return make_batch(make_source(model, EASY), jax.random.key(5), 0, 96)
+def examples(make):
+    return make(5, 96)
 
 
 def some(examples, count):
@@ -67,11 +66,9 @@ def test_batch_equals_loop_equals_jit(model, examples):
             np.testing.assert_allclose(a, b[i], atol=2e-4)
 
 
-def test_nothing_to_see_is_no_error(model):
+def test_nothing_to_see_is_no_error(model, examples):
     function = make_regressor(model, jax.random.key(0), NETWORK)
-    camera = jax.tree.map(
-        lambda x: x[0], make_batch(make_source(model, EASY), jax.random.key(0), 0, 1)
-    ).camera
+    camera = jax.tree.map(lambda x: x[0], examples).camera
     for depth in (jnp.zeros((24, 24)), jnp.full((24, 24), jnp.nan)):
         found = predict(function, depth, camera, jnp.ones((24, 24), bool))
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
@@ -100,8 +97,8 @@ def test_the_nearest_neighbor_of_an_example_is_itself(model, examples):
     assert np.median(errors.vertices) < 0.01
 
 
-def test_linear_beats_the_mean(model, examples):
-    fresh = make_batch(make_source(model, EASY), jax.random.key(6), 0, 96)
+def test_linear_beats_the_mean(model, examples, make):
+    fresh = make(6, 96)
     makers = {"mean": baselines.mean_predictor, "linear": baselines.linear}
     errors = {}
     for name, maker in makers.items():
