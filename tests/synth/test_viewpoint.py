@@ -11,11 +11,13 @@ import pytest
 from scipy import stats
 from scipy.spatial.transform import Rotation
 
-from jrecon.geometry.camera import project, unproject
+from jrecon.geometry.camera import crop, make_camera, project, scale, unproject
 from jrecon.model.formats import load_model
-from jrecon.model.parametric import Params, pose
+from jrecon.model.parametric import Params, pose, zeros
+from jrecon.render import render
 from jrecon.synth.viewpoint import (
     AXES,
+    FLIP,
     ViewConfig,
     check_view,
     grid_point,
@@ -31,6 +33,7 @@ from jrecon.synth.viewpoint import (
 CONFIG = ViewConfig(size=(120, 160))
 views = jax.jit(jax.vmap(viewpoint, (None, 0)))
 turned = jax.jit(turntable)
+draw = jax.jit(render)
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +161,36 @@ def test_a_window_sees_the_same_rays(drawn) -> None:
     # The middle of the first pixel of the window, twice as large, lies between four of the image.
     seen = unproject(part, jnp.zeros((1, 2)), jnp.ones(1))
     np.testing.assert_allclose(project(camera, seen), [[20.5, 10.5]], atol=1e-4)
+
+
+def test_a_window_is_a_crop_and_a_scale(drawn) -> None:
+    camera = jax.tree.map(lambda leaf: leaf[0], drawn.camera)
+    low, high = jnp.array([7.25, -3.5]), jnp.array([67.25, 44.5])
+    part = window(camera, low, high, 20, 24)
+    corner = low + 0.5
+    expected = scale(crop(camera, corner[0], corner[1], 60, 48), 20 / 60, 24 / 48, 20, 24)
+    np.testing.assert_allclose(part.focal, expected.focal, rtol=1e-6)
+    np.testing.assert_allclose(part.center, expected.center, atol=1e-5)
+    assert (part.width, part.height) == (20, 24)
+
+
+@pytest.mark.parametrize("finer", [1, 3])
+def test_a_window_renders_what_the_whole_image_shows_at_its_rays(finer) -> None:
+    """With 1 or 3 x 3 pixels of the window to one of the image, whose centre the middle one has."""
+    body = load_model("body", level="2k")
+    points = pose(body, zeros(body)).vertices @ FLIP + jnp.array([[0.0, 0.0, 2.0]])
+    whole = make_camera(45.0, 45.0, 23.8, 19.4, 48, 40)
+    x, y, width, height = 9, 4, 30, 24
+    low = jnp.array([x - 0.5, y - 0.5])
+    part = window(whole, low, low + jnp.array([width, height]), finer * width, finer * height)
+    expected = np.asarray(draw(points, body.faces, whole).depth)[y : y + height, x : x + width]
+    depth = np.asarray(draw(points, body.faces, part).depth)
+    depth = depth[finer // 2 :: finer, finer // 2 :: finer]
+    assert 0.2 < (expected > 0).mean() < 0.9
+    # A vertex may project to the other side of a pixel's centre, by rounding.
+    same = (depth > 0) == (expected > 0)
+    assert same.mean() > 0.995
+    np.testing.assert_allclose(depth[same], expected[same], atol=2e-4)
 
 
 @pytest.mark.parametrize(
