@@ -9,7 +9,8 @@ fed by the one before it. Both the time of a clock and that of the processor are
 that does other work, examples per second of processor time are what one core makes.
 
 `database` makes a database by `jrecon synth` in one go, and another one with kills (SIGKILL) after
-a quarter, a half and so on; then compares all files.
+a quarter, a half and so on; then compares all files, and has the second one verified: as it is, and
+with one bit of one file flipped.
 
 Results: experiments/results/bench_synth.json, one entry per part.
 """
@@ -145,6 +146,21 @@ def digests(folder: Path) -> dict[str, str]:
     }
 
 
+def verify(folder: Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "jrecon", "synth", "--verify", str(folder), "--json"]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def flip_a_bit(folder: Path) -> Path:
+    """Damages one file of some shard; returns which."""
+    draw = random.Random(0)
+    file = draw.choice(sorted(path for path in folder.glob("*/c/**/*") if path.is_file()))
+    data = bytearray(file.read_bytes())
+    data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+    file.write_bytes(data)
+    return file
+
+
 def database(count: int, size: int, kills: int, shard_size: int) -> dict[str, Any]:
     """Makes a database twice, once with kills, and compares the files."""
     options = ["--count", str(count), "--size", str(size), "--shard-size", str(shard_size)]
@@ -162,10 +178,10 @@ def database(count: int, size: int, kills: int, shard_size: int) -> dict[str, An
             print(f"killed with {left[-1]} of {shards} shards there", flush=True)
         make(broken, options)
         first, second = digests(whole), digests(broken)
-        verified = subprocess.run(
-            [sys.executable, "-m", "jrecon", "synth", "--verify", str(broken), "--json"],
-            capture_output=True, text=True,
-        )  # fmt: skip
+        verified = verify(broken)
+        file = flip_a_bit(broken)
+        damaged = verify(broken)
+        said = (verified.stdout or verified.stderr).replace(f"{folder}/", "")
         return {
             "examples": count,
             "image": [size, size],
@@ -175,7 +191,9 @@ def database(count: int, size: int, kills: int, shard_size: int) -> dict[str, An
             "shards_after_each_kill": left,
             "files": len(first),
             "files_that_differ": sum(first.get(k) != second.get(k) for k in {*first, *second}),
-            "verify": json.loads(verified.stdout) if verified.returncode == 0 else verified.stderr,
+            "verify": json.loads(said) if verified.returncode == 0 else said,
+            "flipped": str(file.relative_to(broken)),
+            "verify_flipped": [damaged.returncode, damaged.stderr.replace(f"{folder}/", "")],
             "bytes_per_example": sum(p.stat().st_size for p in whole.rglob("*") if p.is_file())
             / count,
         }
