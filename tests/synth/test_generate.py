@@ -12,7 +12,7 @@ import jrecon
 from jrecon.model.parametric import pose
 from jrecon.render import render
 from jrecon.synth.devices import SENSORS
-from jrecon.synth.generate import SynthConfig, make_batch, make_examples, make_source
+from jrecon.synth.generate import SynthConfig, make_batch, make_example, make_source
 from jrecon.synth.pose_prior import PoseConfig
 from jrecon.synth.segmentation import RegionConfig, SegmentConfig
 from jrecon.synth.surroundings import SurroundingsConfig
@@ -50,27 +50,41 @@ def assert_same(one, other) -> None:
         np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
 
 
+def assert_rounded(one, other, share: float = 1e-3) -> None:
+    """The same but for the last bits, and for a few values that these bring to another step."""
+    for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(other), strict=True
+    ):
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        off = np.abs(a - b) > 4e-6 * np.maximum(1.0, np.abs(b))
+        assert off.mean() <= share, jax.tree_util.keystr(path)
+
+
 def test_an_example_is_the_same_wherever_it_is_in_a_batch(source, examples, key) -> None:
     later = make_batch(source, key, 21, COUNT)
     assert_same(later, jax.tree.map(lambda leaf: leaf[21 : 21 + COUNT], examples))
 
 
 def test_an_example_is_the_same_on_any_number_of_devices(source, examples, key) -> None:
-    """Batches of two on four devices: another batch size and other devices at once. They are
-    compiled anew, so the last bit may differ."""
+    """One by one under `vmap`, as a GPU makes them, two on each of four devices. They are compiled
+    anew, so the last bit may differ."""
     mesh = Mesh(np.array(jax.devices()), ("data",))
     everywhere, split = PartitionSpec(), PartitionSpec("data")
     make = jax.shard_map(
-        make_examples, mesh=mesh, in_specs=(everywhere, everywhere, split), out_specs=split,
-        check_vma=False,
+        jax.vmap(make_example, (None, None, 0)), mesh=mesh,
+        in_specs=(everywhere, everywhere, split), out_specs=split, check_vma=False,
     )  # fmt: skip
     numbers = jnp.arange(40, 40 + 2 * len(jax.devices()))
     spread = jax.jit(make)(source, key, numbers)
-    expected = jax.tree.map(lambda leaf: leaf[numbers], examples)
-    for one, other in zip(jax.tree.leaves(spread), jax.tree.leaves(expected), strict=True):
-        one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
-        off = np.abs(one - other) > 2e-6 * np.maximum(1.0, np.abs(other))
-        assert off.mean() < 1e-3
+    assert_rounded(spread, jax.tree.map(lambda leaf: leaf[numbers], examples))
+
+
+@pytest.mark.slow
+def test_an_example_is_the_same_without_jit(source, examples, key) -> None:
+    """Operation by operation, each compiled by itself."""
+    for number in (0, 1):
+        alone = make_example(source, key, number)
+        assert_rounded(alone, jax.tree.map(lambda leaf, i=number: leaf[i], examples), 0.01)
 
 
 def test_another_key_gives_other_examples(source, examples) -> None:
