@@ -19,8 +19,10 @@ from jrecon.cli.build import BuildModel
 from jrecon.cli.command import Command, format_report
 from jrecon.cli.demo import Demo
 from jrecon.cli.doctor import Doctor
+from jrecon.cli.evaluate import Evaluate
 from jrecon.cli.models import Convert, Describe, Export
 from jrecon.cli.synth import Synth
+from jrecon.cli.train import Train
 
 __all__ = ["main"]
 
@@ -39,6 +41,8 @@ _COMMANDS = {
     "convert": Convert,
     "build-model": BuildModel,
     "synth": Synth,
+    "train": Train,
+    "evaluate": Evaluate,
     "doctor": Doctor,
 }
 

@@ -143,7 +143,8 @@ def program(folder, database, processes=1, number=0, port=0, devices=4):
         "PYTHONPATH": str(ROOT),
         "JAX_NUM_CPU_DEVICES": str(devices),
         "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache/jax"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+        # It reads compiled code, but writes none: killed while writing, it would spoil the folder.
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1e9",
         "JAX_COMPILATION_CACHE_MAX_SIZE": str(2**30),
     }
     return subprocess.Popen(
