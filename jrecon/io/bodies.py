@@ -28,8 +28,11 @@ _distance: Any = ndimage.distance_transform_edt
 # Depth per length across, at which a surface is cut, one after the other. The first is 80 degrees
 # between the normal and the line of sight.
 _LIMITS = (5.7, 2.5, 1.3, 0.8, 0.55)
-# A body found at the next limit is preferred by this factor: it has less of other things.
-_STRICT = 1.1
+# Where edges are blurred, a body found at the next limit is preferred by this factor: it has less
+# of other things. Where they are sharp, strict limits only cut off limbs.
+_STRICT, _LOOSE = 1.1, 0.97
+# What belongs to a body is added to it unless that lowers the score by more than this factor.
+_KEEP = 0.96
 # In units of the object's greatest extent, so that hands are found as people are. Holes up to the
 # bridge do not part it; it ends where depth steps back by the edge within the reach; what is off a
 # surface by a step is not of it.
@@ -79,19 +82,23 @@ def find_bodies(
     held: Bool[np.ndarray, "r c"],
     size_m: tuple[float, float],
     up: Float[np.ndarray, " 3"],
+    blur: float = 0.0,
 ) -> list[Body]:
     """Bodies among the cells that are held, the best first, none overlapping another by much.
 
     Args:
       size_m: least and greatest extent, metres.
       up: upwards in the camera frame.
+      blur: 0 where edges are steps, up to 1 where the sensor turns them into slopes.
     """
     if not held.any():
         return []
     surface = _make_surface(grid, held, size_m[1])
     taken = np.zeros(held.shape, bool)
     kept: list[Body] = []
-    for body in sorted(_candidates(grid, surface, size_m, up), key=lambda body: -body.score):
+    gain = _LOOSE + (_STRICT - _LOOSE) * min(1.0, 5 * blur)
+    candidates = _candidates(grid, surface, size_m, up, gain)
+    for body in sorted(candidates, key=lambda body: -body.score):
         if len(kept) == _MOST:
             break
         if np.count_nonzero(body.cells(taken)) < 0.2 * np.count_nonzero(body.mask):
@@ -111,9 +118,14 @@ def _make_surface(grid: Grid, held: Bool[np.ndarray, "r c"], size: float) -> _Su
 
 
 def _candidates(
-    grid: Grid, surface: _Surface, size_m: tuple[float, float], up: Float[np.ndarray, " 3"]
+    grid: Grid,
+    surface: _Surface,
+    size_m: tuple[float, float],
+    up: Float[np.ndarray, " 3"],
+    gain: float,
 ) -> list[Body]:
-    """What hangs together at each limit of steepness, and what its parts make up."""
+    """What hangs together at each limit of steepness, and what its parts make up; the score of each
+    stricter limit is raised by `gain`."""
     size, held = size_m[1], surface.held
     found = []
     for strictness, limit in enumerate(_LIMITS):
@@ -125,9 +137,8 @@ def _candidates(
         number = np.zeros(count + 1, np.int32)
         number[largest] = np.arange(len(largest)) + 1
         labels = _flood(surface, number[seeds], _STEP * size) * held
-        gain = _STRICT**strictness
         found += [
-            dataclasses.replace(body, score=gain * body.score)
+            dataclasses.replace(body, score=gain**strictness * body.score)
             for body in _grouped(grid, labels, size_m, up)
         ]
     return found
@@ -164,25 +175,32 @@ def _grouped(
     found = [body for body in parts.values() if body.score > 0]
     if not found:
         return []
-    group = [max(parts, key=lambda label: parts[label].score)]
-    best = parts[group[0]]
     depth = {label: float(np.median(body.cells(grid.depth))) for label, body in parts.items()}
     area = np.bincount(labels.ravel())
     steps = _contacts(grid, labels)
-    while len(group) < _MOST_PARTS:
-        tried = {}
-        for label in parts.keys() - set(group):
-            small = area[label] < _FRAGMENT * sum(area[one] for one in group)
-            if _belongs(label, group, steps, depth, small, size_m[1]):
-                window = _around([windows[one] for one in (*group, label)])
-                mask = np.isin(labels[window], [*group, label])
-                tried[label] = _rated(grid, window, mask, size_m, up)
-        label = max(tried, key=lambda label: (tried[label].score, label), default=0)
-        if label == 0 or tried[label].score <= best.score:
-            break
-        best = tried[label]
-        group.append(label)
-        found.append(best)
+    scored = [label for label, body in parts.items() if body.score > 0]
+    used: set[int] = set()
+    # An arm may look more like an object than the halves that it parts a body into.
+    for rank in (lambda label: parts[label].score, lambda label: area[label]):
+        start = max(scored, key=rank)
+        if start in used:
+            continue
+        group, best = [start], parts[start]
+        while len(group) < _MOST_PARTS:
+            tried = {}
+            for label in parts.keys() - set(group):
+                small = area[label] < _FRAGMENT * sum(area[one] for one in group)
+                if _belongs(label, group, steps, depth, small, size_m[1]):
+                    window = _around([windows[one] for one in (*group, label)])
+                    mask = np.isin(labels[window], [*group, label])
+                    tried[label] = _rated(grid, window, mask, size_m, up)
+            label = max(tried, key=lambda label: (tried[label].score, label), default=0)
+            if label == 0 or tried[label].score < _KEEP * best.score:
+                break
+            best = tried[label]
+            group.append(label)
+            found.append(best)
+        used.update(group)
     return found
 
 
@@ -279,9 +297,9 @@ def _rated(
     extent = float(np.linalg.norm(np.subtract(*np.percentile(points, (99, 1), axis=0))))
     if extent < size_m[0] or high - low > size_m[1] or extent > 1.3 * size_m[1]:
         return body
-    # A person fills about an eighth of the square of their height.
+    # A person fills an eighth to a fifth of the square of their height.
     share = float((body.cells(grid.footprint) ** 2).sum()) / min(extent, size_m[1]) ** 2
-    full = min(1.0, share / 0.12) * min(1.0, 0.16 / share)
+    full = min(1.0, share / 0.12) * min(1.0, 0.17 / share)
     large = min(1.0, extent / (0.7 * size_m[1]))
     rows, columns = np.nonzero(mask)
     across = 2 * (window[1].start + columns.mean()) / grid.depth.shape[1] - 1
@@ -292,25 +310,28 @@ def _rated(
 
 
 def _outline(grid: Grid, body: Body, size: float) -> float:
-    """The share of an outline at which depth steps back, or ends."""
+    """The share of an outline at which depth steps back, or ends, within the reach."""
     reach = int(np.clip(_REACH * size / np.median(body.cells(grid.footprint)), 2, 10))
-    shape = grid.depth.shape
-    wide = [
-        (max(w.start - reach, 0), min(w.stop + reach, n))
-        for w, n in zip(body.window, shape, strict=True)
+    rows, columns = body.window
+    bounds = zip(body.window, grid.depth.shape, strict=True)
+    margins = [(max(reach - w.start, 0), max(w.stop + reach - n, 0)) for w, n in bounds]
+    part = grid.depth[
+        max(rows.start - reach, 0) : rows.stop + reach,
+        max(columns.start - reach, 0) : columns.stop + reach,
     ]
-    margins = [
-        (w.start - low, high - w.stop) for w, (low, high) in zip(body.window, wide, strict=True)
-    ]
-    own, z = np.pad(body.mask, margins), grid.depth[slice(*wide[0]), slice(*wide[1])]
-    distance, index = _distance(~own, return_indices=True)
-    ring = (distance > reach - 1) & (distance <= reach)
-    back = z - z[tuple(index)]
-    ends = np.count_nonzero(ring & ((z == 0) | (back > _EDGE * size)))
-    hidden = np.count_nonzero(ring & (z > 0) & (back < -_EDGE * size))
-    # Along the border of the image the object goes on, unless it is the lower border.
-    sides = [body.mask[0]] * (body.window[0].start == 0)
-    sides += [body.mask[:, 0]] * (body.window[1].start == 0)
-    sides += [body.mask[:, -1]] * (body.window[1].stop == shape[1])
-    cut = sum(np.count_nonzero(side) for side in sides)
-    return ends / max(np.count_nonzero(ring) - hidden / 2 + cut, 1)
+    # -1 is beyond the image.
+    around, own = np.pad(part, margins, constant_values=-1), np.pad(body.mask, reach)
+    height, width = body.mask.shape
+    ends, total = 0, 0.0
+    for down, right in ((0, 1), (0, -1), (-1, 0), (1, 0)):
+        beside = own[reach + down :, reach + right :][:height, :width]
+        place = slice(reach * (1 + down), None), slice(reach * (1 + right), None)
+        there, same = around[place][:height, :width], own[place][:height, :width]
+        rim = body.mask & ~beside & ~same
+        back = there - grid.depth[body.window]
+        ends += np.count_nonzero(rim & (there >= 0) & ((there == 0) | (back > _EDGE * size)))
+        hidden = np.count_nonzero(rim & (there > 0) & (back < -_EDGE * size))
+        # Along the border of the image the object goes on, unless it is the lower border.
+        counted = rim & (there >= 0) if down == 1 else rim
+        total += np.count_nonzero(counted) - hidden / 2
+    return ends / max(total, 1.0)

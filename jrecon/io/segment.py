@@ -102,7 +102,7 @@ def find_objects(
         inside = np.zeros_like(usable)
         inside[max(box[1], 0) : box[3], max(box[0], 0) : box[2]] = True
         usable &= inside
-    removed["flying pixels"] = _flying(depth, usable, camera)
+    removed["flying pixels"], blur = _flying(depth, usable, camera)
     usable &= ~removed["flying pixels"]
     grid = make_grid(np.where(usable, depth, 0), camera)
     plane = find_floor(grid, upward)
@@ -115,7 +115,7 @@ def find_objects(
     removed["floor"] = usable & grid.upsample(floor, depth.shape)
     removed["background"] = usable & grid.upsample(background, depth.shape)
     usable &= ~removed["floor"] & ~removed["background"]
-    found = find_bodies(grid, held, size_m, upward)
+    found = find_bodies(grid, held, size_m, upward, blur)
     segments = [_segment(depth, usable, grid, body, upward, size_m[1]) for body in found]
     segments = tuple(segment for segment in segments if segment is not None)
     rest = usable.copy()
@@ -156,22 +156,23 @@ def _check(
 
 def _flying(
     depth: Float[np.ndarray, "h w"], usable: Bool[np.ndarray, "h w"], camera: Camera
-) -> Bool[np.ndarray, "h w"]:
-    """Pixels through which depth rises, or falls, more steeply than any surface that is seen."""
+) -> tuple[Bool[np.ndarray, "h w"], float]:
+    """Pixels through which depth rises, or falls, more steeply than any surface that is seen; and
+    how blurred edges are: the share of such steps that are no edge but part of a slope."""
     fx, fy, _, _ = pinhole(camera)
     # A surface 5 degrees from edge-on, and as much noise as any sensor has from pixel to pixel.
-    steep = depth * np.float32(_STEEP / min(fx, fy)) + np.float32(0.005) * depth * depth
+    limit = depth * np.float32(_STEEP / min(fx, fy)) + np.float32(0.005) * depth * depth
     flying = np.zeros_like(usable)
-    for axis in (0, 1):
-        across = np.moveaxis(depth, axis, 0)
-        step = np.diff(across, axis=0)
-        known = np.moveaxis(usable, axis, 0)
-        both = known[1:-1] & known[:-2] & known[2:]
-        limit = np.moveaxis(steep, axis, 0)[1:-1]
-        slowest = np.minimum(np.abs(step[:-1]), np.abs(step[1:]))
-        runs = both & (slowest > limit) & (step[:-1] * step[1:] > 0)
-        np.moveaxis(flying, axis, 0)[1:-1] |= runs
-    return flying
+    slopes, steps = 0, 1
+    for turn in (lambda image: image, np.transpose):
+        z, known, most = turn(depth), turn(usable), turn(limit)[1:]
+        change = np.diff(z, axis=0)
+        step = np.sign(change) * (np.abs(change) > most) * (known[1:] & known[:-1])
+        through = step[1:] * step[:-1] > 0
+        turn(flying)[1:-1] |= through
+        slopes += np.count_nonzero(through)
+        steps += np.count_nonzero(step)
+    return flying, slopes / steps
 
 
 def _segment(
