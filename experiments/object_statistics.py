@@ -66,7 +66,9 @@ def masks_of(depth: np.ndarray, truth: np.ndarray, extent: float) -> np.ndarray:
     for image in depth:
         middle = np.median(image[truth & (image > 0)])
         near = (image > 0) & (np.abs(image - middle) < extent)
-        labels, _ = ndimage.label(near & ndimage.binary_dilation(truth, iterations=8))
+        within: Any = ndimage.binary_dilation(truth, iterations=8)
+        labels = np.zeros(image.shape, np.int32)
+        ndimage.label(near & within, output=labels)
         masks.append(labels == 1 + np.argmax(np.bincount(labels.ravel())[1:]))
     return np.stack(masks)
 
@@ -87,8 +89,7 @@ def measure(depth: np.ndarray, masks: np.ndarray, ratio: float = 1.0) -> dict[st
 
 def _one(depth: np.ndarray, mask: np.ndarray) -> tuple[float, ...]:
     # Specks of clutter are no part of it, narrow cracks are.
-    whole = ndimage.binary_fill_holes(ndimage.binary_closing(mask, iterations=2))
-    assert whole is not None
+    whole: Any = ndimage.binary_fill_holes(ndimage.binary_closing(mask, iterations=2))
     holes = (depth[whole] == 0).mean()
     left, right = _gap(depth, mask), _gap(depth[:, ::-1], mask[:, ::-1])
     return holes, left, right, _ragged(mask), _noise(depth, mask)
