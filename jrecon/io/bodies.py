@@ -40,6 +40,8 @@ _BRIDGE, _EDGE, _REACH, _STEP, _SMALL_AREA = 0.015, 0.04, 0.035, 0.08, 0.0008
 # In the same unit: parts of one body differ in depth by less than the first where they meet; a limb
 # is in front of the rest by less than the second, or behind by less than the third.
 _LEVEL, _LIMB, _BEHIND = 0.04, 0.3, 0.12
+# A body that shares more than this with a better one is not another one.
+_SHARED = 0.2
 # Parts looked at for each limit, parts of one body, bodies returned.
 _CLOSELY, _MOST_PARTS, _MOST = 16, 5, 6
 # Parts touch if they come this near, cells: what is between them is too steep.
@@ -84,7 +86,7 @@ def find_bodies(
     up: Float[np.ndarray, " 3"],
     blur: float = 0.0,
 ) -> list[Body]:
-    """Bodies among the cells that are held, the best first, none overlapping another by much.
+    """Bodies among the cells that are held, the best first, none overlapping another.
 
     Args:
       size_m: least and greatest extent, metres.
@@ -94,16 +96,22 @@ def find_bodies(
     if not held.any():
         return []
     surface = _make_surface(grid, held, size_m[1])
-    taken = np.zeros(held.shape, bool)
+    taken = np.zeros(held.shape, np.int8)
     kept: list[Body] = []
     gain = _LOOSE + (_STRICT - _LOOSE) * min(1.0, 5 * blur)
     candidates = _candidates(grid, surface, size_m, up, gain)
     for body in sorted(candidates, key=lambda body: -body.score):
         if len(kept) == _MOST:
             break
-        if np.count_nonzero(body.cells(taken)) < 0.2 * np.count_nonzero(body.mask):
-            taken[body.window] |= body.mask
-            kept.append(body)
+        shared = body.cells(taken)
+        inside = [np.count_nonzero(shared == index + 1) for index in range(len(kept))]
+        sizes = [np.count_nonzero(other.mask) for other in kept]
+        if shared.astype(bool).mean() < _SHARED and all(
+            count < _SHARED * size for count, size in zip(inside, sizes, strict=True)
+        ):
+            own = body.mask & (taken[body.window] == 0)
+            kept.append(dataclasses.replace(body, mask=own))
+            taken[body.window][own] = len(kept)
     return _completed(grid, surface, kept, size_m[1])
 
 
