@@ -1,10 +1,9 @@
-"""Databases of examples: round trips, kills at every stage, damage found and named."""
+"""Writing databases of examples: kills at every stage, extensions, several processes, refusals."""
 
 import dataclasses
 import itertools
 import json
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -16,87 +15,22 @@ import jax
 import numpy as np
 import pytest
 
-from jrecon.geometry.camera import Camera
-from jrecon.model.parametric import Params, make_model
+from jrecon.model.parametric import make_model
 from jrecon.synth import database
 from jrecon.synth.database import write_database
 from jrecon.synth.example import Example
-from jrecon.synth.manifest import make_manifest, model_entry
+from jrecon.synth.manifest import model_entry
 from jrecon.synth.reading import open_database, read, read_numbers, verify_database
-
-WIDTH, HEIGHT, JOINTS, SHAPE = 18, 16, 3, 2
-MODEL = {"name": "random", "digest": "0" * 64, "joints": JOINTS, "shape": SHAPE}
-CONFIG: dict[str, Any] = {"distance_m": [1.0, 4.0], "noise": {"axial": 0.01}}
-
-
-def describe(**changes: Any) -> dict[str, Any]:
-    settings: dict[str, Any] = dict(
-        model=MODEL, config=CONFIG, generator="test 1", width=WIDTH, height=HEIGHT, seed=0,
-        unit_mm=0.1, shard_size=8,
-    )  # fmt: skip
-    return make_manifest(**{**settings, **changes})
-
-
-def make_example(number: int) -> Example:
-    rng: Any = np.random.default_rng(number)
-    draw: Any = lambda *size: rng.normal(size=size).astype(np.float32)
-    depth = rng.uniform(0.5, 6.5, (HEIGHT, WIDTH)).astype(np.float32)
-    depth[rng.random(depth.shape) < 0.3] = 0
-    return Example(
-        depth=depth,
-        mask=(depth > 0) & (rng.random(depth.shape) < 0.5),
-        camera=Camera(100 + draw(2), 8 + draw(2), WIDTH, HEIGHT),
-        params=Params(draw(SHAPE), draw(JOINTS, 3), draw(3)),
-        joints=draw(JOINTS, 3),
-        sensor=draw(1)[0].astype(np.int32),
-        visible=draw(1)[0],
-    )
-
-
-def make_batch(start: int, count: int) -> Example:
-    examples = [make_example(number) for number in range(start, start + count)]
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *examples)
-
-
-def write(path: Path, count: int = 20, **options: Any) -> int:
-    return write_database(path, make_batch, describe(), count, batch_size=4, **options)
-
-
-def contents(root: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(root)): path.read_bytes()
-        for path in sorted(root.rglob("*"))
-        if path.is_file()
-    }
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("whole") / "db"
-    assert write(root) == 20
-    return root
-
-
-def assert_same(got: Example, want: Example, depth_tolerance: float) -> None:
-    np.testing.assert_allclose(got.depth, want.depth, rtol=0, atol=depth_tolerance)
-    np.testing.assert_array_equal(got.depth == 0, want.depth == 0)
-    exact = [dataclasses.replace(example, depth=np.zeros(0)) for example in (got, want)]
-    assert jax.tree.structure(exact[0]) == jax.tree.structure(exact[1])
-    for a, b in zip(*map(jax.tree.leaves, exact), strict=True):
-        assert a.dtype == b.dtype
-        np.testing.assert_array_equal(a, b)
-
-
-def test_round_trip_within_half_a_step(uninterrupted):
-    db = open_database(uninterrupted)
-    assert len(db) == 20
-    indices = np.array([19, 3, 3, 0, 8, 7])
-    got = read(db, indices)
-    assert isinstance(got.depth, np.ndarray)
-    want = jax.tree.map(lambda leaf: leaf[indices], make_batch(0, 20))
-    # float32 rounds depths of several metres to a few tenths of a micrometre.
-    assert_same(got, want, 0.5e-4 + 1e-6)
-    np.testing.assert_array_equal(read_numbers(db, indices), indices)
+from tests.synth.small_database import (
+    CONFIG,
+    MODEL,
+    assert_same,
+    contents,
+    copy_folder,
+    describe,
+    make_batch,
+    write,
+)
 
 
 def test_model_without_shape_coefficients(tmp_path):
@@ -115,17 +49,6 @@ def test_jax_arrays_are_stored_as_numpy_arrays_are(tmp_path, uninterrupted):
     on_device = lambda start, count: jax.tree.map(jax.numpy.asarray, make_batch(start, count))
     write_database(tmp_path / "db", on_device, describe(), 20, batch_size=4)
     assert contents(tmp_path / "db") == contents(uninterrupted)
-
-
-def test_single_examples_and_pickles(uninterrupted):
-    db = pickle.loads(pickle.dumps(open_database(uninterrupted)))  # noqa: TID251
-    assert_same(db[5], make_example(5), 0.5e-4 + 1e-6)
-    with pytest.raises(IndexError, match="20 examples"):
-        db[20]
-    with pytest.raises(IndexError, match="got -1"):
-        db[-1]
-    with pytest.raises(IndexError, match="whole numbers"):
-        read(db, [0.5])
 
 
 def test_batches_have_one_size_and_nothing_is_written_twice(tmp_path):
@@ -219,16 +142,9 @@ def test_kill_at_every_step(existing, tmp_path, monkeypatch):
     assert step > (30 if existing else 50)
 
 
-def copy_folder(source: Path, target: Path) -> None:
-    for name, data in contents(source).items():
-        (target / name).parent.mkdir(parents=True, exist_ok=True)
-        (target / name).write_bytes(data)
-
-
 SLOW_WRITER = """
-import sys, time
-sys.path.insert(0, {tests!r})
-import test_database as t
+import time
+from tests.synth import small_database as t
 
 def slow(start, count):
     time.sleep(0.05)
@@ -239,8 +155,8 @@ t.write_database({root!r}, slow, t.describe(), 80, batch_size=4, part=({part}, 2
 
 
 def start_writer(root: Path, part: int) -> subprocess.Popen:
-    script = SLOW_WRITER.format(tests=str(Path(__file__).parent), root=str(root), part=part)
-    return subprocess.Popen([sys.executable, "-c", script])
+    script = SLOW_WRITER.format(root=str(root), part=part)
+    return subprocess.Popen([sys.executable, "-c", script], cwd=Path(__file__).parents[2])
 
 
 def test_killed_processes_are_resumed(tmp_path):
@@ -279,16 +195,6 @@ def test_parts_of_several_processes_are_those_of_one(tmp_path, uninterrupted):
     assert contents(tmp_path / "db") == contents(uninterrupted)
 
 
-def test_part_of_a_database_is_read(tmp_path):
-    write(tmp_path / "db", part=(1, 2))
-    db = open_database(tmp_path / "db", partial=True)
-    assert len(db) == 8
-    np.testing.assert_array_equal(read_numbers(db, [0, 7]), [8, 15])
-    assert_same(db[7], make_example(15), 0.5e-4 + 1e-6)
-    report = verify_database(tmp_path / "db")
-    assert (report.ok, report.missing, report.damaged) == (False, (0, 2), ())
-
-
 def test_two_processes_cannot_write_one_shard(tmp_path):
     write(tmp_path / "db", part=(1, 2))
     shard = database.Shard(0, 0, 8)
@@ -297,83 +203,6 @@ def test_two_processes_cannot_write_one_shard(tmp_path):
             write(tmp_path / "db")
     assert write(tmp_path / "db") == 12
     assert verify_database(tmp_path / "db").ok
-
-
-def test_verify_counts(uninterrupted):
-    seen = []
-    report = verify_database(uninterrupted, progress=lambda *args: seen.append(args))
-    assert report.ok
-    assert (report.examples, report.shards) == (20, 3)
-    assert report.bytes == sum(path.stat().st_size for path in uninterrupted.glob("*/c/**/*")
-                               if path.is_file())  # fmt: skip
-    assert seen == [(1, 3), (2, 3), (3, 3)]
-
-
-def test_flipped_bytes_are_found_and_named(tmp_path, uninterrupted, rng):
-    root = tmp_path / "db"
-    copy_folder(uninterrupted, root)
-    for file in sorted(path for path in root.glob("*/c/1/**/*") if path.is_file()):
-        data = file.read_bytes()
-        for place in (0, *rng.integers(0, len(data), 4), len(data) - 1):
-            damaged = bytearray(data)
-            damaged[place] ^= 1 << rng.integers(8)
-            file.write_bytes(damaged)
-            db = open_database(root)
-            with pytest.raises(ValueError, match=r"damaged shards: 1\. Copy.*shards/000001\.json"):
-                read(db, np.arange(20))
-            read(db, [0, 19])
-            report = verify_database(root)
-            assert len(report.damaged) == 1
-            assert f"shard 1: {file.relative_to(root)}" in report.damaged[0]
-        file.write_bytes(data)
-    (root / "shards/000001.json").unlink()
-    file.write_bytes(b"")
-    assert write(root) == 8
-    assert contents(root) == contents(uninterrupted)
-
-
-def test_lost_and_truncated_files_are_errors_not_zeros(tmp_path, uninterrupted):
-    root = tmp_path / "db"
-    copy_folder(uninterrupted, root)
-    (root / "mask/c/2/0/0").unlink()
-    (root / "pose/c/0/0/0").write_bytes((root / "pose/c/0/0/0").read_bytes()[:-5])
-    with pytest.raises(ValueError, match="damaged shards: 0, 2"):
-        read(open_database(root), [1, 10, 17])
-    size = (uninterrupted / "pose/c/0/0/0").stat().st_size
-    assert verify_database(root).damaged == (
-        f"shard 0: pose/c/0/0/0: got {size - 5} bytes, need {size}",
-        "shard 2: mask/c/2/0/0: No such file or directory",
-    )
-
-
-def test_damaged_descriptions_are_named(tmp_path, uninterrupted):
-    root = tmp_path / "db"
-    copy_folder(uninterrupted, root)
-
-    def change(name: str, old: bytes, new: bytes) -> None:
-        copy_folder(uninterrupted, root)
-        data = (root / name).read_bytes()
-        assert old in data
-        (root / name).write_bytes(data.replace(old, new, 1))
-
-    change("manifest.json", b"0.01", b"0.02")
-    with pytest.raises(ValueError, match=r"manifest.json: its sha256 does not match"):
-        open_database(root)
-    change("manifest.json", b"{", b"[")
-    with pytest.raises(ValueError, match="not JSON"):
-        verify_database(root)
-    change("shards/000001.json", b'"count": 8', b'"count":8')
-    with pytest.raises(ValueError, match="record of shard 1; delete this file"):
-        open_database(root)
-    assert "shard 1" in verify_database(root).damaged[0]
-    for old, new in ((b'"count": 8', b'"count": 9'), (b'"start": 8', b'"start": 9')):
-        change("shards/000001.json", old, new)
-        with pytest.raises(ValueError, match="record of shard 1; delete this file"):
-            open_database(root)
-    change("depth/zarr.json", b"20", b"21")
-    assert verify_database(root).damaged[0].startswith("depth/zarr.json")
-    write(root)
-    assert contents(root) == contents(uninterrupted)
 
 
 def test_refuses_another_kind_of_examples(tmp_path, uninterrupted):
