@@ -121,11 +121,12 @@ def _blocks(
 
     def blocked(values: np.ndarray) -> np.ndarray:
         cut = values[: rows * _BLOCK, : columns * _BLOCK]
-        split = cut.reshape(rows, _BLOCK, columns, _BLOCK, -1).swapaxes(1, 2)
-        return split.reshape(rows * columns, _BLOCK * _BLOCK, -1)
+        each = math.prod(values.shape[2:])
+        split = cut.reshape(rows, _BLOCK, columns, _BLOCK, each).swapaxes(1, 2)
+        return split.reshape(rows * columns, _BLOCK * _BLOCK, each)
 
     use = blocked(held)[..., 0]
-    full = use.mean(axis=1) > 0.75
+    full = use.sum(axis=1) > 0.75 * _BLOCK * _BLOCK
     rays, depth, noise = (blocked(x)[full] for x in (grid.rays, grid.depth, grid.noise))
     planes = _solve(rays.astype(float), depth[..., 0], use[full])
     height = np.einsum("knc,kc->kn", rays, planes[:, :3]) * depth[..., 0] + planes[:, 3:]

@@ -176,9 +176,13 @@ def test_surroundings_of_the_synthesis():
     """Floor and wall drawn by `jrecon.synth`, which knows what is seen of the body."""
     body = person(0, 2.4)
     depth = jnp.asarray(np.where(np.isfinite(body), body, 0), jnp.float32)
-    always = {"nothing_rate": 0.0, "floor_rate": 1.0, "wall_rate": 1.0}
     config = SurroundingsConfig(
-        **always, clutter_rate=0.0, occluder_rate=0.0, wall_gap_m=(0.5, 2.0)
+        nothing_rate=0.0,
+        floor_rate=1.0,
+        wall_rate=1.0,
+        clutter_rate=0.0,
+        occluder_rate=0.0,
+        wall_gap_m=(0.5, 2.0),
     )
     run = jax.jit(
         lambda key: surround(
@@ -189,6 +193,16 @@ def test_surroundings_of_the_synthesis():
         drawn = run(jax.random.key(seed))
         found = find_objects(np.asarray(drawn.depth), CAMERA, far=8.0)
         assert overlap(found.segments[0].mask, np.asarray(drawn.object)) > 0.8, seed
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 2), (17, 5), (64, 64)])
+def test_any_size_and_any_numbers(rng, size):
+    width, height = size
+    camera = make_camera(60, 60, width / 2, height / 2, width, height)
+    for depth in (rng.uniform(0, 7, (height, width)), rng.normal(2, 0.3, (height, width))):
+        depth[rng.random(depth.shape) < 0.3] = 0
+        found = find_objects(depth, camera)
+        assert all(segment.mask.shape == (height, width) for segment in found.segments)
 
 
 def test_settings_that_contradict_themselves():
