@@ -34,12 +34,11 @@ import numpy as np
 from experiments.clips import HARD, HELD_OUT, read_clips
 from experiments.provenance import provenance
 from jrecon.learn import baselines
-from jrecon.learn.regressor import predict
+from jrecon.learn.evaluation import comparison_images, evaluate, predictor, summary
 from jrecon.learn.weights import load_regressor
-from jrecon.metrics import Errors, interval, measure
-from jrecon.model.parametric import ParametricModel, pose
-from jrecon.pictures import color_map, shade, sheet, write_image
-from jrecon.render import render
+from jrecon.metrics import interval
+from jrecon.model.parametric import ParametricModel
+from jrecon.pictures import sheet, write_image
 from jrecon.synth.example import Example
 from jrecon.synth.generate import Source, SynthConfig, make_batch, make_source
 from jrecon.synth.pose_prior import PoseConfig, limits_prior, tilt
@@ -48,6 +47,8 @@ from jrecon.synth.surroundings import SurroundingsConfig
 from jrecon.synth.viewpoint import ViewConfig
 
 SEED, BATCH = 20261123, 50
+# Examples of each condition on the sheet.
+DRAWN = 8
 NEAR_MIDDLE = (-0.08, 0.08)
 # Nothing is out of the frame, or hardly.
 WHOLE = ViewConfig(distance_m=(2.4, 4.5), aim=NEAR_MIDDLE)
@@ -118,29 +119,8 @@ def bench_set(source: Source, each: Condition, count: int) -> Example:
     return jax.tree.map(lambda *parts: jnp.asarray(np.concatenate(parts)[:count]), *kept)
 
 
-def judge(model: ParametricModel, function: Any, examples: Example) -> tuple[Errors, Any]:
-    """Errors of a predictor, in batches of one size."""
-    errors, found = [], []
-    for start in range(0, len(examples.visible), BATCH):
-        part = jax.tree.map(lambda x, s=start: x[s : s + BATCH], examples)
-        found.append(function(part.depth, part.camera, part.mask))
-        errors.append(jax.tree.map(np.asarray, measure(model, found[-1].params, part.params)))
-    join = lambda parts: jax.tree.map(lambda *x: np.concatenate(x), *parts)
-    return join(errors), join(found)
-
-
 def mean(values: Any) -> str:
     return str(interval(np.asarray(values)))
-
-
-def row(errors: Errors) -> dict[str, Any]:
-    names = ("vertices", "vertices_aligned", "joints", "joints_aligned")
-    found: dict[str, Any] = {
-        f"{name}_mm": dataclasses.asdict(interval(np.asarray(getattr(errors, name))))
-        for name in names
-    }
-    found["parts_mm"] = {name: round(float(x.mean()), 1) for name, x in errors.parts.items()}
-    return json.loads(json.dumps(found), parse_float=lambda text: round(float(text), 1))
 
 
 def milliseconds(function: Callable[..., Any], examples: Example) -> dict[str, float]:
@@ -160,21 +140,6 @@ def milliseconds(function: Callable[..., Any], examples: Example) -> dict[str, f
     return found
 
 
-def draw(model: ParametricModel, examples: Example, found: Any, count: int = 8) -> list[Any]:
-    """Depth with its mask, truth, prediction: three pictures of each example."""
-    pictures = []
-    for index in range(count):
-        one = jax.tree.map(lambda x, i=index: x[i], examples)
-        depth, mask = np.asarray(one.depth), np.asarray(one.mask)
-        low, high = np.percentile(depth[mask], [2, 98]) + [-0.2, 0.5]
-        pictures.append(color_map(-depth, -high, -low, depth > 0))
-        guess = jax.tree.map(lambda x, i=index: jnp.asarray(x[i]), found.params)
-        for params in (one.params, guess):
-            view = render(pose(model, params).vertices, model.faces, one.camera)
-            pictures.append(shade(view))
-    return pictures
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -189,10 +154,7 @@ def main() -> None:
     function, card = load_regressor(args.function, level="2k")
     model = function.model
     clips = read_clips(args.motion, model)
-    compiled = jax.jit(predict)
-    functions: dict[str, baselines.Predictor] = {
-        "network": lambda depth, camera, mask: compiled(function, depth, camera, mask)
-    }
+    functions: dict[str, baselines.Predictor] = {"network": predictor(function)}
     if args.examples:
         source = make_source(model)
         parts = [
@@ -209,19 +171,22 @@ def main() -> None:
     for name, each in CONDITIONS.items():
         examples = bench_set(bench_source(model, clips, each), each, args.count)
         for which, one in functions.items():
-            errors, found = judge(model, one, examples)
-            report.setdefault("conditions", {}).setdefault(name, {})[which] = row(errors)
+            errors, found = evaluate(model, one, examples, BATCH)
+            report.setdefault("conditions", {}).setdefault(name, {})[which] = summary(errors)
             print(f"{name:13} {which:18} vertices {mean(errors.vertices)} mm, aligned "
                   f"{mean(errors.vertices_aligned)}", flush=True)  # fmt: skip
             if which == "network":
-                pictures += draw(model, examples, found)
+                few, guess = jax.tree.map(lambda x: x[:DRAWN], (examples, found.params))
+                pictures += comparison_images(model, few, guess)
         if name == "mixed":
             report["milliseconds"] = milliseconds(functions["network"], examples)
             print(report["milliseconds"], flush=True)
     if args.out:
         args.out.write_text(json.dumps(report, indent=1) + "\n")
     if args.sheet:
-        captions = [c for name in CONDITIONS for _ in range(8) for c in (name, "truth", "found")]
+        captions = [
+            c for name in CONDITIONS for _ in range(DRAWN) for c in (name, "truth", "found")
+        ]
         write_image(args.sheet, sheet(pictures, columns=12, captions=captions), overwrite=True)
 
 

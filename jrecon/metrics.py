@@ -2,15 +2,15 @@
 
 Errors are distances between corresponding points: of the surface, where every vertex counts as the
 area around it, so that the number does not depend on where a mesh is fine; and of joints. *Aligned*
-means after
-the rigid motion that brings the prediction nearest to the truth (Kabsch 1976), so that only pose
-and shape are left, not where the object is and how it is turned. Means come with bootstrap
-intervals (Efron 1979) over examples.
+means after the rigid motion that brings the prediction nearest to the truth (Kabsch 1976), so that
+only pose and shape are left, not where the object is and how it is turned. Means come with
+bootstrap intervals (Efron 1979) over examples.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 
 import jax
@@ -145,11 +145,17 @@ def by_group(
     return {
         what: {
             str(label): interval(values[each == label])
-            for label in np.unique(each)
+            for label in sorted(np.unique(each), key=_order)
             if np.sum(each == label) >= 10
         }
         for what, each in labels.items()
     }
+
+
+def _order(label: str) -> tuple[float, str]:
+    """Bins by their lower ends, other labels by name."""
+    match = re.match(r"-?[\d.]+(?= to )", str(label))
+    return (float(match.group()) if match else -np.inf, str(label))
 
 
 def in_bins(values: np.ndarray, edges: np.ndarray, unit: str = "") -> np.ndarray:

@@ -62,6 +62,9 @@ def test_groups_and_bins(rng):
     bins = metrics.in_bins(np.linspace(0, 3.9, 40), np.array([0.0, 1.0, 2.0, 4.0]), " m")
     groups = metrics.by_group(values, {"distance": bins})["distance"]
     assert set(groups) == {"0 to 1 m", "1 to 2 m", "2 to 4 m"}
+    degrees = np.repeat(["90 to 135", "0 to 45", "135 to 180", "far"], 10)
+    order = list(metrics.by_group(values, {"angle": degrees})["angle"])
+    assert order == ["far", "0 to 45", "90 to 135", "135 to 180"]
     assert groups["0 to 1 m"].mean == pytest.approx(values[bins == "0 to 1 m"].mean())
     with pytest.raises(ValueError, match="finite numbers"):
         metrics.interval(np.array([1.0, np.nan]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -86,7 +87,7 @@ class Evaluate(Command):
         if self.out is not None:
             self.out.write_text(json.dumps(report, indent=1) + "\n")
             report["written"] = [str(self.out)]
-        return report
+        return report if self.json else _brief(report)
 
     def _examples(
         self, model: ParametricModel, card: dict[str, Any], image: int
@@ -142,3 +143,24 @@ class Evaluate(Command):
         texts = comparison_captions(examples, errors, sensors)
         drawn = sheet(images, columns=_COLUMNS, captions=texts)
         write_image(self.sheet, drawn, overwrite=self.overwrite)
+
+
+def _brief(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The report for people: an interval in one line, no settings of the examples."""
+    short: dict[str, Any] = {}
+    for name, value in report.items():
+        if name == "data":
+            value = {key: each for key, each in value.items() if key != "config"}
+        elif isinstance(value, Mapping):
+            value = _interval(value) if "mean" in value else {
+                key: _interval(each) for key, each in value.items()
+            }  # fmt: skip
+        short[name] = value
+    return short
+
+
+def _interval(found: Mapping[str, float]) -> str:
+    return (
+        f"{found['mean']:.1f} ({found['low']:.1f} to {found['high']:.1f}), "
+        f"median {found['median']:.1f}, n = {found['count']}"
+    )

@@ -142,7 +142,11 @@ class Train(Command):
         card = self._card(supply, trained, config, mesh)
         if jax.process_index() == 0:
             self._write(dataclasses.replace(trained.function, model=full), card)
-        return {"written": [str(self.out)], **head, **card["errors"]}
+        errors = {
+            name: found["mean"] if isinstance(found, dict) else found
+            for name, found in card["errors"].items()
+        }
+        return {"written": [str(self.out)], **head, **errors}
 
     def _config(self) -> TrainConfig:
         from jrecon.learn.train import TrainConfig

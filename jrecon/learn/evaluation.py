@@ -30,6 +30,8 @@ _DISTANCES = np.array([0, 0.25, 0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 8, 12, 100
 _VISIBLE = np.array([0, 0.2, 0.4, 0.6, 0.8, 0.95, 1.0])
 _AZIMUTHS = np.array([0, 45, 90, 135, 180])
 _BATCH = 50
+# Smaller images are enlarged to so many pixels, about.
+_LEAST_PIXELS = 144
 _BACKDROP: Color = (0.93, 0.93, 0.93)
 _FOUND: Color = (0.45, 0.62, 0.82)
 
@@ -110,7 +112,7 @@ def _row(found: Interval) -> dict[str, float]:
 
 def comparison_images(model: ParametricModel, examples: Example, found: Params) -> list[Image]:
     """Three images of each example (n,): what the sensor returned, the truth, the prediction."""
-    pairs = example_images(model, examples)
+    pairs = example_images(model, examples, _LEAST_PIXELS)
     images = []
     for i, (seen, truth) in enumerate(zip(pairs[::2], pairs[1::2], strict=True)):
         one = jax.tree.map(lambda leaf, i=i: jnp.asarray(leaf[i]), (found, examples.camera))

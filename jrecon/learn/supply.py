@@ -104,8 +104,12 @@ def stored(db: Database, batch: int, *, seed: int = 0, mesh: Mesh | None = None)
 def require_class(db: Database, model: ParametricModel) -> None:
     """Raises ValueError unless the database is of this model, at any level of detail."""
     found = db.manifest["model"]
-    levels = [model] + [at_level(model, name) for name, _ in model.levels]
-    if found.get("digest") not in [model_entry(each)["digest"] for each in levels]:
+    alike = [found.get(name) for name in ("name", "joints", "shape")]
+    levels = [model, *(at_level(model, name) for name, _ in model.levels)]
+    same = alike == [model.name, model.num_joints, model.num_shape] and any(
+        model_entry(each)["digest"] == found.get("digest") for each in reversed(levels)
+    )
+    if not same:
         raise ValueError(
             f"{db.path}: its examples are of a model {found.get('name')!r} ({found.get('joints')} "
             f"joints, {found.get('shape')} coefficients), the function is for {model.name!r} "
