@@ -29,8 +29,8 @@ _BLOCK, _TRIED = 8, 2000
 _MAX_PATCHES = 16
 # Cosine of the angle by which the surface of a plane may turn from it.
 _LEVEL = math.cos(math.radians(35))
-# How far from a plane a point of it may be, apart from noise, metres.
-_UNEVEN_M = 0.015
+# How far from a plane a point of it may be, apart from noise, in units of the object's extent.
+_UNEVEN = 0.0065
 # Background patches: smallest area and largest curvature (a torso has about 10), in units of the
 # object's greatest extent, so that what is right for people is right for hands.
 _PATCH_AREA, _LARGE_AREA, _FLAT = 0.03, 0.15, 1.0
@@ -47,6 +47,8 @@ class Grid:
     """With z = 1."""
     noise: Float[np.ndarray, "r c"]
     """Standard deviation of depth, metres."""
+    uneven_m: float
+    """How far from a plane its points may be, apart from noise, metres."""
     pitch: float
     """Width of a cell for each metre of depth."""
     normals: Float[np.ndarray, "r c 3"]
@@ -73,7 +75,8 @@ def pinhole(camera: Camera) -> tuple[float, float, float, float]:
     return fx, fy, cx, cy
 
 
-def make_grid(depth: Float[np.ndarray, "h w"], camera: Camera) -> Grid:
+def make_grid(depth: Float[np.ndarray, "h w"], camera: Camera, size: float = 2.3) -> Grid:
+    """The cells of a depth map in which an object of `size` (metres) is looked for."""
     step = max(1, round(math.sqrt(depth.size / _CELLS)))
     start = step // 2
     fx, fy, cx, cy = pinhole(camera)
@@ -93,7 +96,7 @@ def make_grid(depth: Float[np.ndarray, "h w"], camera: Camera) -> Grid:
     noise = 0.001 + min(max(growth, 0.0005), 0.006) * z * z
     pitch = step / min(fx, fy)
     normals = _normals(z, rays, step / fx, step / fy)
-    return Grid(step, rays * z[..., None], rays, noise, pitch, normals)
+    return Grid(step, rays * z[..., None], rays, noise, _UNEVEN * size, pitch, normals)
 
 
 def _normals(
@@ -154,7 +157,7 @@ def height_above(grid: Grid, plane: Float[np.ndarray, " 4"]) -> Float[np.ndarray
 
 def tolerance(grid: Grid, plane: Float[np.ndarray, " 4"]) -> Float[np.ndarray, "r c"]:
     """How far points of a plane may be from it: noise is along the ray."""
-    return _UNEVEN_M + 2.5 * grid.noise * np.abs(grid.rays @ plane[:3].astype(np.float32))
+    return grid.uneven_m + 2.5 * grid.noise * np.abs(grid.rays @ plane[:3].astype(np.float32))
 
 
 def _on(
@@ -180,7 +183,7 @@ def _votes(
     points, rays = grid.points.reshape(-1, 3)[index], grid.rays.reshape(-1, 3)[index]
     normals = planes[:, :3].T.astype(np.float32)
     height = points @ normals + planes[:, 3].astype(np.float32)
-    within = _UNEVEN_M + 2.5 * grid.noise.reshape(-1)[index, None] * np.abs(rays @ normals)
+    within = grid.uneven_m + 2.5 * grid.noise.reshape(-1)[index, None] * np.abs(rays @ normals)
     level = grid.normals.reshape(-1, 3)[index] @ normals > _LEVEL
     area = grid.footprint.reshape(-1)[index] ** 2
     return area @ (level & (np.abs(height) < within)), (height < -2 * within).mean(axis=0)

@@ -104,7 +104,7 @@ def find_objects(
         usable &= inside
     removed["flying pixels"], blur = _flying(depth, usable, camera)
     usable &= ~removed["flying pixels"]
-    grid = make_grid(np.where(usable, depth, 0), camera)
+    grid = make_grid(np.where(usable, depth, 0), camera, size_m[1])
     plane = find_floor(grid, upward)
     floor = np.zeros(grid.depth.shape, bool)
     if plane is not None:
