@@ -33,15 +33,14 @@ def some(examples, count):
 def test_an_untrained_function_answers_with_the_mean_at_the_middle(model, examples):
     function = make_regressor(model, jax.random.key(0), NETWORK)
     found = jax.jit(predict)(function, examples.depth, examples.camera, examples.mask)
-    joints = pose(model, found.params).joints
-    middle = jax.vmap(lambda d, c, m: view_object(d, c, m, 16).middle)(
-        examples.depth, examples.camera, examples.mask
-    )
+    posed = jax.jit(pose)(model, found.params)
+    joints = posed.joints
+    middle = baselines._views(examples.depth, examples.camera, examples.mask).middle
     np.testing.assert_allclose(joints[:, 0], middle, atol=1e-5)
     np.testing.assert_array_equal(found.params.shape, 0)
     np.testing.assert_allclose(found.params.pose[:, 1:], 0, atol=1e-6)
     # Upright and facing the camera: up is -y of the camera, the front is towards it.
-    up = pose(model, found.params).transforms[:, 0, :3, :3] @ jnp.array([0.0, 1.0, 0.0])
+    up = posed.transforms[:, 0, :3, :3] @ jnp.array([0.0, 1.0, 0.0])
     assert (np.asarray(up)[:, 1] < -0.8).all()
 
 
