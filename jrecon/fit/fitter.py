@@ -1,0 +1,237 @@
+"""What a fit needs to know of a class of objects, worked out once.
+
+The unknowns of a fit are a tangent vector: changes of some shape coefficients, small rotations of
+some joints (the rotation that is there turned on by exp(w), on the side of the parent), and the
+translation. Joints that a class's pose prior leaves out, such as fingers, stay as they were
+predicted: a depth map of a whole person says nothing about them.
+
+Besides its vertices the model carries two more kinds of points that move with it, so that one
+Jacobian serves them all: its joints, and the centres of spheres that fill it, by which it is kept
+out of itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jrecon.geometry import rotation
+from jrecon.geometry.mesh import Topology, face_areas, make_topology
+from jrecon.model.jacobian import jacobian
+from jrecon.model.parametric import ParametricModel, Params, dense_weights, pose, sparse_weights
+from jrecon.synth.pose_prior import PosePrior, pose_prior, without_orientation
+from jrecon.synth.prior import ShapePrior, shape_prior
+
+HIGHEST = jax.lax.Precision.HIGHEST
+# Spheres are the middle part of a limb: skin and flesh may touch and give way.
+_SPHERE_SHARE = 0.8
+# Spheres that are this near at rest, as a share of the sum of their radii, always touch.
+_ALWAYS_NEAR = 1.3
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Fitter:
+    """A class of objects, ready to be fitted. Build one with `make_fitter`."""
+
+    model: ParametricModel
+    points: ParametricModel
+    """The model's vertices, its joints, and the centres of its spheres; without faces."""
+    topology: Topology
+    areas: Float[Array, " v"]
+    """Surface around each vertex of the template, square metres."""
+    radii: Float[Array, " m"]
+    """Of the spheres, metres."""
+    apart: Float[Array, "m m"]
+    """1 where two spheres must not meet."""
+    pose_prior: PosePrior
+    shape_prior: ShapePrior
+    shapes: int = dataclasses.field(metadata=dict(static=True))
+    """How many shape coefficients are fitted: the first ones."""
+    joints: tuple[int, ...] = dataclasses.field(metadata=dict(static=True))
+    """Whose rotations are fitted."""
+
+    @property
+    def size(self) -> int:
+        """Number of unknowns."""
+        return self.shapes + 3 * len(self.joints) + 3
+
+    @property
+    def columns(self) -> np.ndarray:
+        """Of the unknowns in the model's full parameter vector."""
+        first = self.model.num_shape
+        turns = first + 3 * np.array(self.joints)[:, None] + np.arange(3)
+        last = first + 3 * self.model.num_joints + np.arange(3)
+        return np.concatenate([np.arange(self.shapes), turns.ravel(), last])
+
+
+def make_fitter(
+    model: ParametricModel, *, shapes: int = 16, joints: tuple[int, ...] | None = None
+) -> Fitter:
+    """Prepare a class of objects for fitting.
+
+    Args:
+      model: at a coarse level of detail (2,000 vertices): every iteration renders it.
+      shapes: how many of its shape coefficients are fitted, from the first on.
+      joints: whose rotations are fitted; by default those that the pose prior knows, or all.
+    """
+    prior = pose_prior(model)
+    if joints is None:
+        joints = prior.joints or tuple(range(model.num_joints))
+    centers, radii, weights, basis, apart = _spheres(model, joints)
+    return Fitter(
+        model=model,
+        points=_with_points(model, centers, weights, basis),
+        topology=make_topology(np.asarray(model.faces), len(model.vertices), split=True),
+        areas=_vertex_areas(model),
+        radii=jnp.asarray(radii, jnp.float32),
+        apart=jnp.asarray(apart, jnp.float32),
+        pose_prior=without_orientation(prior),
+        shape_prior=shape_prior(model),
+        shapes=min(shapes, model.num_shape),
+        joints=tuple(sorted(joints)),
+    )
+
+
+def _vertex_areas(model: ParametricModel) -> Float[Array, " v"]:
+    faces = np.asarray(model.faces)
+    areas = np.repeat(np.asarray(face_areas(model.vertices, model.faces), np.float64) / 3, 3)
+    return jnp.asarray(np.bincount(faces.ravel(), areas, len(model.vertices)), jnp.float32)
+
+
+def _with_points(
+    model: ParametricModel, centers: np.ndarray, weights: np.ndarray, basis: np.ndarray
+) -> ParametricModel:
+    """The model with its joints and further points as vertices."""
+    slots = model.weights.shape[1]
+    own = np.zeros((model.num_joints, slots), np.float32)
+    own[:, 0] = 1.0
+    owner = np.zeros((model.num_joints, slots), np.int32)
+    owner[:, 0] = np.arange(model.num_joints)
+    sparse, sparse_joints = sparse_weights(weights, slots)
+    wide = slots - sparse.shape[1]
+    sparse, sparse_joints = (np.pad(x, ((0, 0), (0, wide))) for x in (sparse, sparse_joints))
+    more = model.num_joints + len(centers)
+
+    def join(*arrays: object) -> Array:
+        return jnp.concatenate([jnp.asarray(np.asarray(x)) for x in arrays])
+
+    return dataclasses.replace(
+        model,
+        vertices=join(model.vertices, model.joints, centers.astype(np.float32)),
+        shape_basis=join(model.shape_basis, model.joint_basis, basis.astype(np.float32)),
+        weights=join(model.weights, own, sparse.astype(np.float32)),
+        weight_joints=join(model.weight_joints, owner, sparse_joints.astype(np.int32)),
+        pose_basis=join(
+            model.pose_basis, np.zeros((more, 3, model.pose_basis.shape[-1]), np.float32)
+        ),
+        faces=model.faces[:1] * 0,
+        level_faces={},
+        levels=(("points", len(model.vertices) + more),),
+    )
+
+
+def _spheres(
+    model: ParametricModel, joints: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Spheres inside the parts that each fitted joint moves: centres at rest (m, 3), radii,
+    skinning weights (m, j), shape basis (m, 3, s), and which pairs must stay apart (m, m)."""
+    vertices = np.asarray(model.vertices, np.float64)
+    weights, basis = np.asarray(dense_weights(model)), np.asarray(model.shape_basis)
+    owner = np.array([_nearest(model.parents, joints, j) for j in range(model.num_joints)])
+    part = owner[np.argmax(weights, axis=1)]
+    centers, radii, mixed, moved, owners = [], [], [], [], []
+    for joint in joints if model.num_joints > 1 else ():
+        own = np.flatnonzero(part == joint)
+        if len(own) < 8:
+            continue
+        middle = vertices[own].mean(0)
+        axis = np.linalg.svd(vertices[own] - middle, full_matrices=False)[2][0]
+        along = (vertices[own] - middle) @ axis
+        across = np.linalg.norm(vertices[own] - middle - along[:, None] * axis, axis=1)
+        count = int(np.clip(np.ptp(along) / (2 * np.median(across) + 1e-9), 1, 6))
+        edges = np.linspace(along.min(), along.max() + 1e-9, count + 1)
+        for low, high in zip(edges[:-1], edges[1:], strict=True):
+            slab = own[(along >= low) & (along < high)]
+            if len(slab) < 6:
+                continue
+            center = vertices[slab].mean(0)
+            offset = vertices[slab] - center
+            offset -= (offset @ axis)[:, None] * axis
+            centers.append(center)
+            radii.append(_SPHERE_SHARE * np.median(np.linalg.norm(offset, axis=1)))
+            mixed.append(weights[slab].mean(0))
+            moved.append(basis[slab].mean(0))
+            owners.append(joint)
+    if not centers:
+        none = np.zeros((0, 3))
+        empty = np.zeros((0, model.num_joints)), np.zeros((0, 3, model.num_shape))
+        return none, np.zeros(0), *empty, np.zeros((0, 0))
+    where, size = np.array(centers), np.array(radii)
+    distance = np.linalg.norm(where[:, None] - where[None], axis=-1)
+    apart = distance > _ALWAYS_NEAR * (size[:, None] + size[None])
+    for a, first in enumerate(owners):
+        for b, second in enumerate(owners):
+            apart[a, b] &= first != second and second != _up(model.parents, joints, first)
+            apart[a, b] &= first != _up(model.parents, joints, second)
+    return where, size, np.array(mixed), np.array(moved), apart
+
+
+def _nearest(parents: tuple[int, ...], joints: tuple[int, ...], joint: int) -> int:
+    """The joint itself or its nearest ancestor that is fitted; the root if none is."""
+    while joint > 0 and joint not in joints:
+        joint = parents[joint]
+    return joint
+
+
+def _up(parents: tuple[int, ...], joints: tuple[int, ...], joint: int) -> int:
+    return _nearest(parents, joints, parents[joint]) if joint else 0
+
+
+def move(fitter: Fitter, params: Params, step: Float[Array, " q"]) -> Params:
+    """Parameters after a step of the unknowns, within the limits of the shape."""
+    turns = step[fitter.shapes : -3].reshape(-1, 3)
+    chosen = np.array(fitter.joints)
+    turned = rotation.compose(turns, params.pose[chosen])
+    shape = params.shape.at[: fitter.shapes].add(step[: fitter.shapes])
+    low, high = fitter.model.shape_limits
+    return Params(
+        jnp.clip(shape, low, high),
+        params.pose.at[chosen].set(turned),
+        params.translation + step[-3:],
+    )
+
+
+def posed_points(fitter: Fitter, params: Params) -> Float[Array, "p 3"]:
+    """All points of the fit, in the frame of the parameters: vertices, joints, spheres."""
+    return pose(fitter.points, params).vertices
+
+
+def point_jacobian(fitter: Fitter, params: Params) -> Float[Array, "p 3 q"]:
+    """Their derivative with respect to a step."""
+    return jacobian(fitter.points, params)[:, :, fitter.columns] @ tangent(fitter, params)[None]
+
+
+def tangent(fitter: Fitter, params: Params) -> Float[Array, "q q"]:
+    """From steps to changes of parameters: for rotations the inverse left Jacobian of SO(3)."""
+    chosen = np.array(fitter.joints)
+    blocks = rotation.left_jacobian_inverse(params.pose[chosen])
+    count = len(fitter.joints)
+    spread = jnp.zeros((count, 3, count, 3)).at[np.arange(count), :, np.arange(count)].set(blocks)
+    turns = spread.reshape(3 * count, 3 * count)
+    return jax.scipy.linalg.block_diag(jnp.eye(fitter.shapes), turns, jnp.eye(3))
+
+
+def joint_points(fitter: Fitter) -> Int[np.ndarray, " j"]:
+    """Which points are the model's joints."""
+    return len(fitter.model.vertices) + np.arange(fitter.model.num_joints)
+
+
+def sphere_points(fitter: Fitter) -> Int[np.ndarray, " m"]:
+    """Which points are centres of spheres."""
+    first = len(fitter.model.vertices) + fitter.model.num_joints
+    return first + np.arange(len(fitter.radii))

@@ -1,0 +1,277 @@
+"""Levenberg-Marquardt on the tangent space: every lane of a batch at its own pace.
+
+    fitter = make_fitter(model)
+    view = observe(depth, camera, mask)
+    result = fit(fitter, prediction, (view,))                  # jitted by the caller; batched
+
+The number of iterations is fixed, so everything is one compiled program. Each lane has its own
+damping and takes or refuses its own steps (Nielsen 1999, "Damping parameter in Marquardt's
+method", in its simplest form: a third after a step that helped, four times after one that did not).
+The robust functions begin wide and become narrow in stages, each of which starts from the energy of
+its own width. A lane whose numbers are not finite keeps the last parameters that were.
+
+Starts may be several: the prediction may have front and back, or left and right, confused. They are
+fitted coarsely side by side, and the one of least energy goes on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jrecon.fit.energy import (
+    Anchor,
+    EnergyConfig,
+    Quadratic,
+    linearise,
+)
+from jrecon.fit.fitter import Fitter, joint_points, move, point_jacobian, posed_points
+from jrecon.fit.observation import View
+from jrecon.fit.report import Agreement, agreement
+from jrecon.geometry.rotation import compose
+from jrecon.model.parametric import Params
+from jrecon.synth.pose_prior import mirrored
+
+CONVERGED, AT_LIMIT, DIVERGED, TOO_FEW = range(4)
+STATUS = ("converged", "hit the limit", "diverged", "too few pixels")
+# Fewer pixels of the object in the window tell nothing.
+LEAST_PIXELS = 24
+
+
+def _static(default: Any) -> Any:
+    return dataclasses.field(default=default, metadata=dict(static=True))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class FitConfig:
+    """How a fit goes about it."""
+
+    energy: EnergyConfig = EnergyConfig()
+    damping: float = 0.01
+    """At the start of each stage, as a share of the diagonal of the curvature."""
+    longest_rad: float = 0.4
+    """No joint turns farther in one step, and nothing moves farther than that in metres."""
+    tolerance: float = 1e-3
+    """A last step that lowers the energy by a smaller share than this is a converged fit's."""
+    coarse: tuple[float, ...] = _static((6.0,) * 4)
+    """Widening of the robust functions in each iteration of the starts."""
+    fine: tuple[float, ...] = _static((3.0,) * 5 + (1.5,) * 5 + (1.0,) * 6)
+    """And of what goes on from the best."""
+    starts: int = _static(1)
+    """1: the prediction; 2: also turned round; 3: also with sides exchanged; 4: both."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class FitResult:
+    """What came out, for each lane."""
+
+    params: Params
+    status: Int[Array, "*batch"]
+    """Index into `STATUS`."""
+    agreement: Agreement
+    """How well the model explains what was seen."""
+    joint_std: Float[Array, "*batch j"]
+    """Standard deviation of each joint's position, metres."""
+    vertex_std: Float[Array, "*batch v"]
+    """And of each vertex's."""
+    covariance: Float[Array, "*batch q q"]
+    """Of the unknowns, see `jrecon.fit.fitter`."""
+    energy: Float[Array, "*batch"]
+    start: Int[Array, "*batch"]
+    """Which of the starts was gone on with."""
+    history: Float[Array, "*batch i"]
+    """Energy after each iteration; it jumps where the robust functions become narrower."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Lane:
+    params: Params
+    at: Quadratic
+    damping: Float[Array, ""]
+    gain: Float[Array, ""]
+    """Share of the energy that the last step that was taken saved."""
+    healthy: Array
+
+
+def fit(
+    fitter: Fitter, anchor: Anchor, views: tuple[View, ...], config: FitConfig = FitConfig()
+) -> FitResult:
+    """Refine a prediction (see `anchor_of`) until the model explains the views.
+
+    Args:
+      anchor, views: with the same batch axes, or none.
+
+    Returns:
+      For each lane; never NaN. Jitted by the caller.
+    """
+    batch = anchor.params.translation.shape[:-1]
+    if not batch:
+        return fit_one(fitter, anchor, views, config)
+    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[len(batch) :]), (anchor, views))
+    one = lambda lane: fit_one(fitter, lane[0], lane[1], config)
+    # One after another on a CPU, as rendering is.
+    found = jax.lax.platform_dependent(
+        flat, cpu=lambda lanes: jax.lax.map(one, lanes), default=lambda lanes: jax.vmap(one)(lanes)
+    )
+    return jax.tree.map(lambda x: x.reshape(*batch, *x.shape[1:]), found)
+
+
+def fit_one(
+    fitter: Fitter, anchor: Anchor, views: tuple[View, ...], config: FitConfig
+) -> FitResult:
+    """One lane; for `vmap` and `lax.map`."""
+    enough = sum(jnp.sum(view.own) for view in views) >= LEAST_PIXELS
+    run = functools.partial(_descend, fitter, config, views)
+    anchors = [anchor, *_other_starts(fitter, anchor, config.starts)]
+    best, history = jnp.zeros((), jnp.int32), []
+    first = anchor.params
+    if config.coarse:
+        many = jax.tree.map(lambda *x: jnp.stack(x), *anchors)
+        lanes, falls = _over_starts(lambda one: run(one, one.params, config.coarse), many)
+        best = jnp.argmin(jnp.where(lanes.healthy, lanes.at.energy, jnp.inf)).astype(jnp.int32)
+        anchor, first, fall = jax.tree.map(lambda x: x[best], (many, lanes.params, falls))
+        history.append(fall)
+    lane, fall = run(anchor, first, config.fine)
+    history.append(fall)
+    params = _where(enough & lane.healthy, lane.params, anchor.params)
+    status = jnp.where(lane.gain < config.tolerance, CONVERGED, AT_LIMIT)
+    status = jnp.where(lane.healthy, status, DIVERGED)
+    covariance, joint_std, vertex_std = deviations(fitter, params, lane.at.curvature, anchor)
+    return FitResult(
+        params=params,
+        status=jnp.where(enough, status, TOO_FEW).astype(jnp.int32),
+        agreement=agreement(fitter, views, params),
+        joint_std=joint_std,
+        vertex_std=vertex_std,
+        covariance=covariance,
+        energy=jnp.where(lane.healthy, lane.at.energy, 0.0),
+        start=best,
+        history=jnp.nan_to_num(jnp.concatenate(history)),
+    )
+
+
+def _over_starts(function: Any, many: Any) -> Any:
+    return jax.lax.platform_dependent(
+        many, cpu=lambda x: jax.lax.map(function, x), default=lambda x: jax.vmap(function)(x)
+    )
+
+
+def _descend(
+    fitter: Fitter,
+    config: FitConfig,
+    views: tuple[View, ...],
+    anchor: Anchor,
+    params: Params,
+    widenings: tuple[float, ...],
+) -> tuple[_Lane, Float[Array, " i"]]:
+    """One iteration for each widening; a change of it begins with the energy of the new one."""
+    evaluate = functools.partial(linearise, fitter, config.energy, views, anchor)
+    fresh = np.array([True, *(a != b for a, b in zip(widenings[1:], widenings[:-1], strict=True))])
+    nothing = Quadratic(jnp.asarray(jnp.inf), jnp.zeros(fitter.size), jnp.eye(fitter.size))
+    lane = _Lane(
+        params,
+        nothing,
+        jnp.asarray(config.damping),
+        jnp.asarray(1.0),
+        jnp.asarray(False),
+    )
+
+    def iterate(lane: _Lane, now: tuple[Array, Array]) -> tuple[_Lane, Array]:
+        widening, new = now
+        step = _step(fitter, config, lane.at, lane.damping) * jnp.where(new, 0.0, 1.0)
+        candidate = move(fitter, lane.params, step)
+        at = evaluate(candidate, widening)
+        sound = jnp.isfinite(at.energy) & jnp.all(jnp.isfinite(at.curvature))
+        taken = sound & (new | (at.energy < lane.at.energy))
+        share = jnp.clip(lane.damping * jnp.where(taken, 1 / 3, 4.0), 1e-6, 1e4)
+        share = jnp.where(new, jnp.maximum(config.damping, lane.damping), share)
+        gain = (lane.at.energy - at.energy) / jnp.maximum(lane.at.energy, 1e-9)
+        gain = jnp.where(new, 1.0, jnp.where(taken, gain, lane.gain))
+        following = _Lane(
+            _where(taken, candidate, lane.params),
+            _where(taken, at, lane.at),
+            share,
+            gain,
+            lane.healthy | sound,
+        )
+        return following, following.at.energy
+
+    return jax.lax.scan(iterate, lane, (jnp.asarray(widenings), jnp.asarray(fresh)))
+
+
+def _step(
+    fitter: Fitter, config: FitConfig, at: Quadratic, damping: Float[Array, ""]
+) -> Float[Array, " q"]:
+    """The damped Gauss-Newton step, shortened where it turns a joint too far."""
+    diagonal = jnp.diagonal(at.curvature)
+    damped = at.curvature + jnp.diag(damping * diagonal + 1e-6)
+    factor = jax.scipy.linalg.cho_factor(damped)
+    step = -jax.scipy.linalg.cho_solve(factor, at.slope)
+    step = jnp.where(jnp.all(jnp.isfinite(step)), step, 0.0)
+    turns = step[fitter.shapes :].reshape(-1, 3)
+    longest = jnp.max(jnp.linalg.norm(turns, axis=-1))
+    return step * jnp.minimum(1.0, config.longest_rad / jnp.maximum(longest, 1e-9))
+
+
+def anchor_of(fitter: Fitter, params: Params, joint_std: Float[Array, "*batch j"]) -> Anchor:
+    """What a prediction (`jrecon.learn.regressor.Prediction`) says, as a fit takes it.
+
+    Args:
+      params: *batch, in the frame of the parameters.
+      joint_std: expected error of each joint, metres.
+    """
+    batch = params.translation.shape[:-1]
+    points = posed_points(fitter, params)
+    joints = points[..., joint_points(fitter), :]
+    one = jnp.ones(batch)
+    return Anchor(params, joints, jnp.maximum(joint_std, 0.005), one, one)
+
+
+def _other_starts(fitter: Fitter, anchor: Anchor, count: int) -> list[Anchor]:
+    """The anchor turned round, with sides exchanged, and both: what a depth map of an upright
+    object may be confused with. Turning is about the model's own vertical axis."""
+    about = jnp.zeros_like(anchor.params.pose[0]).at[1].set(jnp.pi)
+    found = []
+    for turned, exchanged in ((True, True), (False, True), (True, False))[: count - 1]:
+        rotations = anchor.params.pose
+        if exchanged:
+            # All but the root: it is seen from where it was.
+            rotations = mirrored(fitter.pose_prior, rotations).at[0].set(rotations[0])
+        if turned:
+            rotations = rotations.at[0].set(compose(rotations[0], about))
+        params = dataclasses.replace(anchor.params, pose=rotations)
+        joints = posed_points(fitter, params)[joint_points(fitter)]
+        found.append(dataclasses.replace(anchor, params=params, joints=joints))
+    return found
+
+
+def deviations(
+    fitter: Fitter, params: Params, curvature: Float[Array, "q q"], anchor: Anchor
+) -> tuple[Float[Array, "q q"], Float[Array, " j"], Float[Array, " v"]]:
+    """Covariance of the unknowns, and standard deviations of joints and vertices: Laplace's
+    approximation, the inverse of the curvature at the optimum."""
+    size = fitter.size
+    scale = jax.lax.rsqrt(jnp.maximum(jnp.diagonal(curvature), 1e-9))
+    scaled = curvature * scale[:, None] * scale[None] + 1e-5 * jnp.eye(size)
+    factor = jnp.linalg.cholesky(scaled)
+    root = jax.scipy.linalg.solve_triangular(factor, jnp.diag(scale), lower=True)
+    covariance = jnp.matmul(root.T, root)
+    slopes = point_jacobian(fitter, params)
+    rows = jnp.matmul(slopes.reshape(-1, size), root.T).reshape(*slopes.shape)
+    spread = jnp.sqrt(jnp.sum(rows**2, axis=(1, 2)))
+    spread = jnp.where(jnp.isfinite(spread), spread, 1.0)
+    joints, count = joint_points(fitter), len(fitter.model.vertices)
+    return jnp.nan_to_num(covariance), spread[joints], spread[:count]
+
+
+def _where(condition: Array, yes: Any, no: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
