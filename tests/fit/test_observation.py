@@ -1,0 +1,90 @@
+"""What a fit compares with: points, empty space, the way to the object."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.ndimage import distance_transform_edt
+
+from jrecon.fit.observation import evenly, from_camera, nearest_own, observe, to_camera
+from jrecon.geometry.camera import make_camera, project
+
+CAMERA = make_camera(80.0, 82.0, 40.0, 29.0, 80, 60)
+
+
+def scene():
+    depth = np.full((60, 80), 4.0, np.float32)
+    mask = np.zeros((60, 80), bool)
+    mask[10:50, 30:45] = True
+    depth[mask] = 2.0 + 0.01 * np.arange(15)[None].repeat(40, 0).ravel()
+    depth[:, :5] = 0.0
+    return jnp.asarray(depth), jnp.asarray(mask)
+
+
+@pytest.mark.parametrize("share", (0.02, 0.3))
+def test_the_nearest_own_pixel_is_that_of_a_distance_transform(share):
+    own = np.random.default_rng(1).random((24, 24)) < share
+    found = np.asarray(nearest_own(jnp.asarray(own)))
+    rows, columns = np.indices(own.shape)
+    assert own[found[..., 1], found[..., 0]].all()
+    distance = np.hypot(found[..., 0] - columns, found[..., 1] - rows)
+    np.testing.assert_allclose(distance, distance_transform_edt(~own), rtol=1e-6)
+
+
+@pytest.mark.parametrize("total", (0, 3, 10, 57))
+def test_samples_are_spread_over_what_there_is(total):
+    held = np.zeros(100, bool)
+    held[np.random.default_rng(0).permutation(100)[:total]] = True
+    ids, known = (np.asarray(x) for x in evenly(jnp.asarray(held), 10))
+    assert known.sum() == min(total, 10)
+    assert held[ids[known]].all() and len(set(ids[known])) == known.sum()
+
+
+def test_points_lie_where_their_pixels_measured_them():
+    depth, mask = scene()
+    view = observe(depth, CAMERA, mask, size=32, samples=50)
+    points = np.asarray(view.points)[np.asarray(view.shares) > 0]
+    pixels = np.asarray(project(CAMERA, jnp.asarray(points)))
+    np.testing.assert_allclose(pixels, np.round(pixels), atol=1e-3)
+    u, v = np.round(pixels).astype(int).T
+    np.testing.assert_allclose(points[:, 2], np.asarray(depth)[v, u], rtol=1e-6)
+    # Together they stand for the surface of the object as the camera sees it.
+    area = np.sum(np.asarray(depth)[np.asarray(mask)] ** 2) / (80.0 * 82.0)
+    assert view.shares.sum() == pytest.approx(area, rel=0.1)
+
+
+def test_empty_space_is_known_to_a_pixel_and_less_where_nothing_came_back():
+    depth, mask = scene()
+    view = observe(depth, CAMERA, mask, size=48)
+    own, clear = np.asarray(view.own), np.asarray(view.clear)
+    assert (clear[own] < 2.2).all()
+    assert set(np.unique(view.trust).round(3)) <= {0.0, 0.1, 1.0}
+    far = (clear > 3.9) & (clear < 4.1)
+    assert far.any() and (np.asarray(view.trust)[far] > 0).all()
+
+
+def test_noise_is_measured_where_there_is_some():
+    depth, mask = scene()
+    assert observe(depth, CAMERA, mask).noise < 1e-3
+    noisy = depth + 0.02 * jax.random.normal(jax.random.key(0), depth.shape)
+    assert observe(noisy, CAMERA, mask, size=30).noise == pytest.approx(0.02, rel=0.35)
+
+
+def test_an_empty_or_broken_image_wants_nothing():
+    depth, mask = scene()
+    for bad in (jnp.zeros_like(depth), jnp.full_like(depth, jnp.nan)):
+        view = observe(bad, CAMERA, mask)
+        assert not view.own.any() and not view.shares.any()
+        assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(view))
+    assert not observe(depth, CAMERA, jnp.zeros_like(mask)).own.any()
+
+
+def test_views_know_their_place():
+    depth, mask = scene()
+    turn = jnp.array([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]])
+    shift = jnp.array([0.1, 0.2, 2.0])
+    view = observe(depth, CAMERA, mask, rotation=turn, translation=shift)
+    points = jax.random.normal(jax.random.key(0), (5, 3))
+    there = to_camera(view, points)
+    np.testing.assert_allclose(there, points @ turn.T + shift[None], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(from_camera(view, there - shift[None]), points, atol=1e-5)

@@ -1,0 +1,133 @@
+"""Fits of a small class: derivatives, recovery, statuses, batches."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jrecon.fit.energy import EnergyConfig, all_pulls, linearise, move_freely, parameter_residuals
+from jrecon.fit.fitter import make_fitter, move, point_jacobian, posed_points
+from jrecon.fit.observation import observe
+from jrecon.fit.solve import STATUS, TOO_FEW, FitConfig, anchor_of, fit
+from jrecon.geometry import rotation
+from jrecon.geometry.camera import make_camera
+from jrecon.model.parametric import Params, pose
+from jrecon.render import render
+from jrecon.synth.viewpoint import FLIP
+from tests.learn.small_class import rod
+
+CAMERA = make_camera(70.0, 70.0, 31.5, 31.5, 64, 64)
+CONFIG = FitConfig(coarse=(3.0,) * 2, fine=(2.0,) * 3 + (1.0,) * 5)
+
+
+@pytest.fixture(scope="module")
+def fitter():
+    return make_fitter(rod())
+
+
+def placed(bend=0.5, lean=0.2, shape=(0.5, -0.3), x=0.05):
+    first = rotation.log(jnp.asarray(FLIP) @ rotation.exp(jnp.array([lean, 0.4, 0.1])))
+    turns = jnp.stack([first, jnp.array([bend, 0.05, -0.1])])
+    return Params(jnp.array(shape), turns, jnp.array([x, 0.62, 2.0]))
+
+
+@pytest.fixture(scope="module")
+def seen(fitter):
+    """The depth map of a rod before a wall, its mask, and its parameters."""
+    truth = placed()
+    view = render(pose(fitter.model, truth).vertices, fitter.model.faces, CAMERA)
+    return jnp.where(view.mask, view.depth, 3.5), view.mask, truth
+
+
+def disturbed():
+    return placed(bend=0.2, lean=0.05, shape=(0.0, 0.0), x=0.1)
+
+
+@pytest.fixture(scope="module")
+def run(fitter):
+    return jax.jit(functools.partial(fit, fitter, config=CONFIG))
+
+
+def anchor(fitter, params):
+    batch = params.translation.shape[:-1]
+    return anchor_of(fitter, params, jnp.full((*batch, 2), 0.1))
+
+
+def test_the_jacobian_of_points_is_that_of_a_step(fitter):
+    params = placed()
+    slopes = point_jacobian(fitter, params)
+    step = lambda s: posed_points(fitter, move(fitter, params, s))
+    np.testing.assert_allclose(slopes, jax.jacfwd(step)(jnp.zeros(fitter.size)), atol=2e-5)
+    free = lambda s: posed_points(fitter, move_freely(fitter, params, s))
+    np.testing.assert_allclose(slopes, jax.jacfwd(free)(jnp.zeros(fitter.size)), atol=2e-5)
+
+
+def test_the_slope_is_that_of_the_energy(fitter, seen):
+    depth, mask, _ = seen
+    views = (observe(depth, CAMERA, mask, size=32, samples=100),)
+    config, known = EnergyConfig(), anchor(fitter, disturbed())
+    params = placed(bend=0.3, x=0.07)
+    at = linearise(fitter, config, views, known, params, jnp.asarray(2.0))
+    pulls = all_pulls(fitter, config, views, known, posed_points(fitter, params), jnp.asarray(2.0))
+
+    def energy(step):
+        there = move_freely(fitter, params, step)
+        points = posed_points(fitter, there)
+        total = 0.5 * jnp.sum(parameter_residuals(fitter, config, known, there) ** 2)
+        for each in pulls:
+            placed_at = jnp.einsum("mc,mca->ma", each.mix, points[each.corners])
+            error = jnp.einsum("mab,mb->ma", each.metric, placed_at - each.target)
+            squared = jnp.sum(error**2, axis=-1)
+            total += 0.5 * jnp.sum(each.weight * squared / (1 + squared / each.width**2))
+        return total
+
+    zero = jnp.zeros(fitter.size)
+    assert at.energy == pytest.approx(float(energy(zero)), rel=1e-4)
+    exact = jax.grad(energy)(zero)
+    np.testing.assert_allclose(at.slope, exact, atol=2e-3 * float(jnp.abs(exact).max()))
+    assert np.linalg.eigvalsh(np.asarray(at.curvature, np.float64)).min() > -1e-3
+
+
+def test_a_disturbed_rod_finds_back(fitter, seen, run):
+    depth, mask, truth = seen
+    start = anchor(fitter, disturbed())
+    found = run(start, (observe(depth, CAMERA, mask),))
+    vertices = lambda p: pose(fitter.model, p).vertices
+    error = lambda p: 1e3 * jnp.linalg.norm(vertices(p) - vertices(truth), axis=-1).mean()
+    assert error(start.params) > 50
+    assert error(found.params) < 0.25 * error(start.params)
+    assert found.agreement.residual_mm < 8
+    assert found.agreement.overlap > 0.85
+    assert STATUS[int(found.status)] in ("converged", "hit the limit")
+    assert bool(jnp.all(found.vertex_std > 0)) and bool(jnp.all(found.vertex_std < 0.3))
+
+
+def test_one_lane_does_not_touch_another(fitter, seen, run):
+    depth, mask, _ = seen
+    nothing = jnp.zeros_like(mask)
+    depths = jnp.stack([depth, jnp.full_like(depth, jnp.nan), depth])
+    masks = jnp.stack([mask, mask, nothing])
+    views = jax.vmap(lambda d, m: observe(d, CAMERA, m))(depths, masks)
+    starts = jax.tree.map(lambda x: jnp.stack([x] * 3), anchor(fitter, disturbed()))
+    found = run(starts, (views,))
+    alone = run(anchor(fitter, disturbed()), (observe(depth, CAMERA, mask),))
+    assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(found))
+    assert found.status.tolist()[1:] == [TOO_FEW, TOO_FEW]
+    first = jax.tree.map(lambda x: x[0], found)
+    np.testing.assert_allclose(first.params.pose, alone.params.pose, atol=2e-3)
+    # Without an image the answer is the prediction.
+    np.testing.assert_array_equal(found.params.pose[1], disturbed().pose)
+
+
+def test_hidden_parts_are_less_certain(fitter, seen, run):
+    depth, mask, _ = seen
+    half = mask & (jnp.arange(64)[:, None] < 30)
+    # What covers the lower half stands before it.
+    covered = jnp.where(mask & ~half, 1.2, depth)
+    start = (anchor(fitter, disturbed()),)
+    whole = run(*start, (observe(depth, CAMERA, mask),))
+    part = run(*start, (observe(covered, CAMERA, half),))
+    low = np.argsort(np.asarray(pose(fitter.model, whole.params).vertices)[:, 1])[-10:]
+    assert float(part.vertex_std[low].mean()) > 1.5 * float(whole.vertex_std[low].mean())
