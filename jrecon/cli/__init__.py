@@ -21,6 +21,7 @@ from jrecon.cli.demo import Demo
 from jrecon.cli.doctor import Doctor
 from jrecon.cli.evaluate import Evaluate
 from jrecon.cli.models import Convert, Describe, Export
+from jrecon.cli.reconstruct import Reconstruct
 from jrecon.cli.synth import Synth
 from jrecon.cli.train import Train
 
@@ -35,6 +36,7 @@ One depth map in, a posed parametric 3D model out.
 `jrecon COMMAND --help` explains a command, with an example."""
 
 _COMMANDS = {
+    "reconstruct": Reconstruct,
     "demo": Demo,
     "describe": Describe,
     "export": Export,

@@ -1,0 +1,132 @@
+"""The whole: one depth map in, a posed parametric model out.
+
+    recon = load("body")
+    found = reconstruct(recon, depth, camera, mask)
+
+A `Reconstructor` is a pytree: a learned function, and what its predictions are refined with.
+`reconstruct` is one compiled program for each size of image: predict, observe, fit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from jrecon.fit.fitter import Fitter, make_fitter
+from jrecon.fit.observation import observe
+from jrecon.fit.solve import FitConfig, FitResult, anchor_of, fit
+from jrecon.geometry.camera import Camera
+from jrecon.learn.regressor import Prediction, Regressor, predict
+from jrecon.learn.weights import load_regressor
+from jrecon.model.parametric import ParametricModel, Params, at_level, pose
+
+# The level of detail that is fitted: enough for a depth map, and cheap to render.
+_LEAST_VERTICES = 2000
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Reconstructor:
+    """A class of objects, ready to be reconstructed. Build one with `load`."""
+
+    function: Regressor
+    fitter: Fitter
+    config: FitConfig
+
+    @property
+    def model(self) -> ParametricModel:
+        """At the level of detail that is fitted."""
+        return self.fitter.model
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Reconstruction:
+    """What was found in a depth map."""
+
+    params: Params
+    """In the frame of the camera, metres: they overlay the depth map."""
+    vertices: Float[Array, "*batch v 3"]
+    joints: Float[Array, "*batch j 3"]
+    prediction: Prediction
+    """What the learned function said, before refinement."""
+    fit: FitResult
+    """Status, residuals, standard deviations: see `jrecon.fit.solve`."""
+
+
+def load(source: str | os.PathLike[str] = "body", config: FitConfig | None = None) -> Reconstructor:
+    """A reconstructor from the package (`body`) or from a file that `jrecon train` wrote.
+
+    Raises:
+      FileNotFoundError, ValueError: see `jrecon.learn.weights.load_regressor`.
+    """
+    function, _ = load_regressor(source)
+    model = function.model
+    enough = [name for name, count in model.levels if count >= _LEAST_VERTICES]
+    model = at_level(model, enough[-1] if enough else model.levels[0][0])
+    return Reconstructor(
+        dataclasses.replace(function, model=model), make_fitter(model), config or FitConfig()
+    )
+
+
+def reconstruct(
+    recon: Reconstructor,
+    depth: Float[Array, "*batch h w"] | np.ndarray,
+    camera: Camera,
+    mask: Bool[Array, "*batch h w"] | np.ndarray,
+) -> Reconstruction:
+    """The object of a mask in each depth map.
+
+    Args:
+      depth: metres along the optical axis, 0 = no return; the whole scene, not the object alone:
+        what lies behind it says where it is not.
+      camera: of the images; batch axes broadcast.
+      mask: the object's pixels; see `jrecon.io.segment.find_objects`.
+
+    Raises:
+      ValueError: shapes that do not fit together.
+    """
+    depth, mask = jnp.asarray(depth, jnp.float32), jnp.asarray(mask, bool)
+    if depth.ndim < 2 or depth.shape != mask.shape:
+        raise ValueError(
+            f"depth, mask: got shapes {depth.shape} and {mask.shape}, need the same (*batch, h, w)."
+        )
+    if depth.shape[-2:] != (camera.height, camera.width):
+        raise ValueError(
+            f"depth: got {depth.shape[-1]} x {depth.shape[-2]} pixels, but the camera has "
+            f"{camera.width} x {camera.height}; pass jrecon.geometry.camera.resize(camera, ...)."
+        )
+    return _reconstruct(recon, depth, camera, mask)
+
+
+@jax.jit
+def _reconstruct(
+    recon: Reconstructor,
+    depth: Float[Array, "*batch h w"],
+    camera: Camera,
+    mask: Bool[Array, "*batch h w"],
+) -> Reconstruction:
+    batch = depth.shape[:-2]
+    found = predict(recon.function, depth, camera, mask)
+    one = observe
+    for _ in batch:
+        one = jax.vmap(one)
+    wide = jax.tree.map(lambda x: jnp.broadcast_to(x, (*batch, 2)), camera)
+    view = one(depth, wide, mask)
+    anchor = anchor_of(recon.fitter, found.params, found.joint_std)
+    result = fit(recon.fitter, anchor, (view,), recon.config)
+    posed = pose(recon.model, result.params)
+    return Reconstruction(result.params, posed.vertices, posed.joints, found, result)
+
+
+def stature(model: ParametricModel, shape: Float[Array, " s"]) -> Float[Array, ""]:
+    """Height of the template of a shape, metres: a body's stature, standing straight."""
+    rest = model.vertices + jnp.einsum(
+        "vas,s->va", model.shape_basis, shape, precision=jax.lax.Precision.HIGHEST
+    )
+    return jnp.max(rest[:, 1]) - jnp.min(rest[:, 1])
