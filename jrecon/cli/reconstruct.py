@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -56,6 +57,7 @@ class Reconstruct(Command):
                 require_suffix(path, suffixes)
                 require_free(path, self.overwrite)
 
+        keep_compiled()
         from jrecon.io.export import export_glb
         from jrecon.io.sequence import open_capture
         from jrecon.reconstruct import load, reconstruct
@@ -116,6 +118,17 @@ class Reconstruct(Command):
             f"{best.height_m:.2f} m high at {best.median_depth_m:.2f} m, {best.points} pixels"
             + (f"; {others} more that may be one" if others else "")
         )
+
+
+def keep_compiled() -> None:
+    """Compiled programs are kept on disk, unless the user has said where or that they are not: a
+    minute the first time, seconds afterwards."""
+    import jax
+
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(home / "jrecon" / "jax"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def summary(

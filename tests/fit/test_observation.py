@@ -28,7 +28,7 @@ def test_the_nearest_own_pixel_is_that_of_a_distance_transform(share):
     rows, columns = np.indices(own.shape)
     assert own[found[..., 1], found[..., 0]].all()
     distance = np.hypot(found[..., 0] - columns, found[..., 1] - rows)
-    np.testing.assert_allclose(distance, distance_transform_edt(~own), rtol=1e-6)
+    np.testing.assert_allclose(distance, np.asarray(distance_transform_edt(~own)), rtol=1e-6)
 
 
 @pytest.mark.parametrize("total", (0, 3, 10, 57))

@@ -45,11 +45,6 @@ def disturbed():
     return placed(bend=0.2, lean=0.05, shape=(0.0, 0.0), x=0.1)
 
 
-@pytest.fixture(scope="module")
-def run(fitter):
-    return jax.jit(functools.partial(fit, fitter, config=CONFIG))
-
-
 def anchor(fitter, params):
     batch = params.translation.shape[:-1]
     return anchor_of(fitter, params, jnp.full((*batch, 2), 0.1))
@@ -57,11 +52,11 @@ def anchor(fitter, params):
 
 def test_the_jacobian_of_points_is_that_of_a_step(fitter):
     params = placed()
-    slopes = point_jacobian(fitter, params)
+    slopes = jax.jit(point_jacobian)(fitter, params)
     step = lambda s: posed_points(fitter, move(fitter, params, s))
-    np.testing.assert_allclose(slopes, jax.jacfwd(step)(jnp.zeros(fitter.size)), atol=2e-5)
+    np.testing.assert_allclose(slopes, jax.jit(jax.jacfwd(step))(jnp.zeros(fitter.size)), atol=2e-5)
     free = lambda s: posed_points(fitter, move_freely(fitter, params, s))
-    np.testing.assert_allclose(slopes, jax.jacfwd(free)(jnp.zeros(fitter.size)), atol=2e-5)
+    np.testing.assert_allclose(slopes, jax.jit(jax.jacfwd(free))(jnp.zeros(fitter.size)), atol=2e-5)
 
 
 def test_the_slope_is_that_of_the_energy(fitter, seen):
@@ -69,8 +64,10 @@ def test_the_slope_is_that_of_the_energy(fitter, seen):
     views = (observe(depth, CAMERA, mask, size=32, samples=100),)
     config, known = EnergyConfig(), anchor(fitter, disturbed())
     params = placed(bend=0.3, x=0.07)
-    at = linearise(fitter, config, views, known, params, jnp.asarray(2.0))
-    pulls = all_pulls(fitter, config, views, known, posed_points(fitter, params), jnp.asarray(2.0))
+    at = jax.jit(linearise)(fitter, config, views, known, params, jnp.asarray(2.0))
+    pulls = jax.jit(all_pulls)(
+        fitter, config, views, known, posed_points(fitter, params), jnp.asarray(2.0)
+    )
 
     def energy(step):
         there = move_freely(fitter, params, step)
@@ -85,49 +82,66 @@ def test_the_slope_is_that_of_the_energy(fitter, seen):
 
     zero = jnp.zeros(fitter.size)
     assert at.energy == pytest.approx(float(energy(zero)), rel=1e-4)
-    exact = jax.grad(energy)(zero)
+    exact = jax.jit(jax.grad(energy))(zero)
     np.testing.assert_allclose(at.slope, exact, atol=2e-3 * float(jnp.abs(exact).max()))
     assert np.linalg.eigvalsh(np.asarray(at.curvature, np.float64)).min() > -1e-3
 
 
-def test_a_disturbed_rod_finds_back(fitter, seen, run):
-    depth, mask, truth = seen
-    start = anchor(fitter, disturbed())
-    found = run(start, (observe(depth, CAMERA, mask),))
+@pytest.fixture(scope="module")
+def lanes(fitter, seen):
+    """Fits, side by side, of: the rod; nothing but NaN; an empty mask; half of the rod, the rest
+    hidden behind something; and of these in another order."""
+    depth, mask, _ = seen
+    half = mask & (jnp.arange(64)[:, None] < 30)
+    covered = jnp.where(mask & ~half, 1.2, depth)
+    depths = jnp.stack([depth, jnp.full_like(depth, jnp.nan), depth, covered])
+    masks = jnp.stack([mask, mask, jnp.zeros_like(mask), half])
+    views = jax.vmap(lambda d, m: observe(d, CAMERA, m))(depths, masks)
+    starts = jax.tree.map(lambda x: jnp.stack([x] * 4), anchor(fitter, disturbed()))
+    run = jax.jit(functools.partial(fit, fitter, config=CONFIG))
+    other = jax.tree.map(lambda x: x[::-1], views)
+    return run(starts, (views,)), run(starts, (other,))
+
+
+def lane(found, index):
+    return jax.tree.map(lambda x: x[index], found)
+
+
+def test_a_disturbed_rod_finds_back(fitter, seen, lanes):
+    truth, found = seen[2], lane(lanes[0], 0)
     vertices = lambda p: pose(fitter.model, p).vertices
     error = lambda p: 1e3 * jnp.linalg.norm(vertices(p) - vertices(truth), axis=-1).mean()
-    assert error(start.params) > 50
-    assert error(found.params) < 0.25 * error(start.params)
+    assert error(disturbed()) > 50
+    assert error(found.params) < 0.25 * error(disturbed())
     assert found.agreement.residual_mm < 8
     assert found.agreement.overlap > 0.85
     assert STATUS[int(found.status)] in ("converged", "hit the limit")
     assert bool(jnp.all(found.vertex_std > 0)) and bool(jnp.all(found.vertex_std < 0.3))
+    # Within a width of the robust functions no step is taken that does not help.
+    fall = np.asarray(found.history)
+    assert fall[1] <= fall[0] and (np.diff(fall[-5:]) <= 0).all()
 
 
-def test_one_lane_does_not_touch_another(fitter, seen, run):
-    depth, mask, _ = seen
-    nothing = jnp.zeros_like(mask)
-    depths = jnp.stack([depth, jnp.full_like(depth, jnp.nan), depth])
-    masks = jnp.stack([mask, mask, nothing])
-    views = jax.vmap(lambda d, m: observe(d, CAMERA, m))(depths, masks)
-    starts = jax.tree.map(lambda x: jnp.stack([x] * 3), anchor(fitter, disturbed()))
-    found = run(starts, (views,))
-    alone = run(anchor(fitter, disturbed()), (observe(depth, CAMERA, mask),))
+def test_images_without_the_object_give_the_prediction_and_say_so(lanes):
+    found = lanes[0]
     assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(found))
-    assert found.status.tolist()[1:] == [TOO_FEW, TOO_FEW]
-    first = jax.tree.map(lambda x: x[0], found)
-    np.testing.assert_allclose(first.params.pose, alone.params.pose, atol=2e-3)
-    # Without an image the answer is the prediction.
+    assert found.status.tolist()[1:3] == [TOO_FEW, TOO_FEW]
     np.testing.assert_array_equal(found.params.pose[1], disturbed().pose)
+    np.testing.assert_array_equal(found.params.pose[2], disturbed().pose)
 
 
-def test_hidden_parts_are_less_certain(fitter, seen, run):
-    depth, mask, _ = seen
-    half = mask & (jnp.arange(64)[:, None] < 30)
-    # What covers the lower half stands before it.
-    covered = jnp.where(mask & ~half, 1.2, depth)
-    start = (anchor(fitter, disturbed()),)
-    whole = run(*start, (observe(depth, CAMERA, mask),))
-    part = run(*start, (observe(covered, CAMERA, half),))
+def test_one_lane_does_not_touch_another(lanes):
+    first, other = lanes
+    for index in (0, 3):
+        for a, b in zip(
+            jax.tree.leaves(lane(first, index)),
+            jax.tree.leaves(lane(other, 3 - index)),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_hidden_parts_are_less_certain(fitter, lanes):
+    whole, part = lane(lanes[0], 0), lane(lanes[0], 3)
     low = np.argsort(np.asarray(pose(fitter.model, whole.params).vertices)[:, 1])[-10:]
     assert float(part.vertex_std[low].mean()) > 1.5 * float(whole.vertex_std[low].mean())
