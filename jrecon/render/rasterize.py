@@ -74,7 +74,14 @@ def rasterize(
     """
     vertices, faces = as_arrays(vertices, faces)
     check_shapes(vertices, faces, camera, size)
-    vertices, faces = jnp.asarray(vertices, jnp.float32), jnp.asarray(faces, jnp.int32)
+    arrays = jnp.asarray(vertices, jnp.float32), jnp.asarray(faces, jnp.int32)
+    return _rasterize(*arrays, camera, max_tiles)
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _rasterize(
+    vertices: Float[Array, "*batch v 3"], faces: Int[Array, "f 3"], camera: Camera, max_tiles: int
+) -> Fragments:
     face_id, nearest, overflow = nearest_faces(vertices, faces, camera, max_tiles=max_tiles)
     locate = map_images(functools.partial(_locate, faces), face_id.shape[:-2])
     depth, barycentrics = locate(camera, vertices, face_id, nearest)
