@@ -3,8 +3,9 @@
 JAX is imported by the commands when they run, not here, so that `--help` answers at once.
 
 Exit codes: 0 done; 2 wrong usage (argument parser); 3 bad input (a file or a value; one line on
-standard error says what was got, what is needed and how to fix it); 130 interrupted; 141 the reader
-of the output went away. Results go to standard output, everything else to standard error.
+standard error says what was got, what is needed and how to fix it); 4 the input could be read, but
+what was looked for is not in it; 130 interrupted; 141 the reader of the output went away. Results
+go to standard output, everything else to standard error.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 import tyro
 
 from jrecon.cli.build import BuildModel
-from jrecon.cli.command import Command, format_report
+from jrecon.cli.command import Command, NothingFound, format_report
 from jrecon.cli.demo import Demo
 from jrecon.cli.doctor import Doctor
 from jrecon.cli.evaluate import Evaluate
@@ -28,6 +29,7 @@ from jrecon.cli.train import Train
 __all__ = ["main"]
 
 EXIT_BAD_INPUT = 3
+EXIT_NOTHING_FOUND = 4
 EXIT_INTERRUPTED = 130
 EXIT_READER_GONE = 141
 
@@ -55,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _run(arguments)
         sys.stdout.flush()
     except KeyboardInterrupt:
+        sys.stderr.write("jrecon: interrupted; files that are there are whole.\n")
         sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:
         # Who reads the output (head, less) has seen enough. Python flushes once more at exit.
@@ -76,5 +79,9 @@ def _run(arguments: Sequence[str] | None) -> None:
         if command.debug:
             raise
         sys.stderr.write(f"jrecon: {error}\n")
-        sys.exit(EXIT_BAD_INPUT)
+        if not isinstance(error, NothingFound):
+            sys.exit(EXIT_BAD_INPUT)
+        if error.report is not None:
+            sys.stdout.write(format_report(error.report, as_json=command.json))
+        sys.exit(EXIT_NOTHING_FOUND)
     sys.stdout.write(format_report(report, as_json=command.json))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,14 @@ class Command(abc.ABC):
         """
 
 
+class NothingFound(ValueError):
+    """The input could be read, but what is looked for is not in it."""
+
+    def __init__(self, message: str, report: Report | None = None) -> None:
+        super().__init__(message)
+        self.report = report
+
+
 def require_suffix(path: Path, suffixes: tuple[str, ...]) -> None:
     """Raises ValueError for a file name of another format."""
     if path.suffix.lower() not in suffixes:
@@ -45,6 +54,8 @@ def require_free(path: Path, overwrite: bool) -> None:
         raise FileExistsError(f"{path} exists; pass --overwrite to replace it.")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent}: no such folder; create it first.")
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(f"{path.parent}: the folder is read-only; choose another.")
 
 
 def format_report(report: Report, *, as_json: bool) -> str:

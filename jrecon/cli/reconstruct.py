@@ -1,99 +1,233 @@
-"""`jrecon reconstruct`: a depth map to a rigged, posed model."""
+"""`jrecon reconstruct`: depth maps to rigged, posed models."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from jrecon.cli.command import Command, Report, require_free, require_suffix
+from jrecon.cli.command import Command, NothingFound, Report, require_free, require_suffix
+from jrecon.cli.compiled import Stopwatch, keep_compiled
+from jrecon.cli.progress import doing, say
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from jrecon.io.segment import Segmentation
     from jrecon.io.sequence import Frame
+    from jrecon.judge import Verdict
+    from jrecon.measure import Tape
+    from jrecon.model.parametric import ParametricModel
     from jrecon.reconstruct import Reconstruction, Reconstructor
+
+# Segments of an image that are tried until one is a person.
+_TRIED, _TRIED_ALL = 3, 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """Something in a depth map that may be the object, and what came of it."""
+
+    mask: np.ndarray
+    text: str
+    result: Reconstruction
+    verdict: Verdict
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """What all files of a run share."""
+
+    recon: Reconstructor
+    full: ParametricModel
+    """At its finest level of detail, for files."""
+    tape: Tape | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reconstruct(Command):
-    """Turn a depth map into a rigged, posed, animatable model.
+    """Turn depth maps into rigged, posed, animatable models.
 
-    The object is found in the image, unless a mask says where it is; its shape and pose are
-    predicted by a learned function, and refined until the rendered model agrees with the depth.
+    The object is found in the image, unless a mask or a box says where it is; its shape and pose
+    are predicted by a learned function, and refined until the rendered model agrees with the depth.
+    What does not agree is not written: see --keep. With several files, or --all, the names of
+    outputs are extended by the names of the files, and by 1, 2, ...
 
     Example: jrecon reconstruct depth.png --camera d435 --out person.glb --preview person.png
     """
 
-    file: Annotated[Positional[Path], arg(metavar="FILE")]
-    """Depth map: 16-bit PNG, NPY, NPZ, TIFF, or a point cloud; see docs/inputs.md."""
+    files: Annotated[Positional[tuple[Path, ...]], arg(metavar="FILE...")]
+    """Depth maps: 16-bit PNG, NPY, NPZ, TIFF, or point clouds; see docs/inputs.md."""
     camera: Annotated[str | None, arg(metavar="CAMERA")] = None
     """File with intrinsics, `fx,fy,cx,cy`, or the name of a sensor (d435, kinect2, ...)."""
     unit: Annotated[str | None, arg(metavar="UNIT")] = None
     """Of depth: m, mm, tum, or metres for one count; by the format if left out."""
     mask: Annotated[Path | None, arg(metavar="FILE")] = None
     """Where the object is: a grey PNG of the same size, not 0."""
+    box: Annotated[tuple[int, int, int, int] | None, arg(metavar="U0 V0 U1 V1")] = None
+    """Look only at columns U0 <= u < U1 and rows V0 <= v < V1."""
+    all: bool = False
+    """Everybody in the image, not the best one alone."""
     function: str = "body"
     """What to look for: `body`, or a file that `jrecon train` wrote."""
     out: Annotated[Path, arg(metavar="FILE")] = Path("person.glb")
     """The rigged model, .glb, in front of the camera and facing as it was seen."""
+    params: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Shape, pose and translation, .npz; see docs/export.md."""
     report: Annotated[Path | None, arg(metavar="FILE")] = None
-    """Write what is printed to a file, .json, with all parameters."""
+    """Write what is printed to one file, .json, with all parameters."""
     preview: Annotated[Path | None, arg(metavar="FILE")] = None
-    """Draw the depth map, the model over it, their difference, and the model: .png, .jpg."""
+    """Draw the depth map, the model over it, their difference, two other views: .png, .jpg."""
+    debug_dir: Annotated[Path | None, arg(metavar="DIR")] = None
+    """Draw there what the search for the object removed, and why; created if missing."""
+    keep: bool = False
+    """Write what was refused, too."""
     overwrite: bool = False
     """Replace existing files."""
 
     def run(self) -> Report:
-        require_suffix(self.out, (".glb",))
-        require_free(self.out, self.overwrite)
-        for path, suffixes in ((self.report, (".json",)), (self.preview, (".png", ".jpg"))):
+        self._check()
+        keep_compiled()
+        from jrecon.report import versions
+
+        watch = Stopwatch()
+        setup = self._load()
+        results: list[dict[str, Any]] = []
+        for file in self.files:
+            try:
+                results += self._one_file(file, setup, watch)
+            except (ValueError, OSError) as error:
+                if len(self.files) == 1:
+                    raise
+                # One bad file of many does not lose the others.
+                refused = {"verdict": "refused", "written": [], "why": [str(error).rstrip(".")]}
+                results.append({"file": str(file), **refused})
+        kept = [one for one in results if one["written"]]
+        made = {"function": self.function, "versions": versions()}
+        whole = {**results[0], **made} if len(results) == 1 else {"results": results, **made}
+        if self.report is not None:
+            from jrecon.io.files import write_whole
+
+            write_whole(self.report, (json.dumps(whole, indent=2, allow_nan=False) + "\n").encode())
+        for one in results:
+            one.pop("parameters", None)
+            if one["why"]:
+                say(f"{one['file']}: {one['verdict']}: {'; '.join(one['why'])}.")
+        shown = {**results[0], **made} if len(results) == 1 else {"results": results, **made}
+        if not kept:
+            raise NothingFound(
+                "nothing that was found agrees with the model, so no model was written; look at "
+                "--preview, say where it is with --mask or --box, or pass --keep.",
+                shown,
+            )
+        return shown
+
+    def _check(self) -> None:
+        """Everything that can be refused before the work begins."""
+        if self.mask is not None and (self.all or len(self.files) > 1 or self.box is not None):
+            raise ValueError("--mask is of one object in one file; leave out --all, --box.")
+        stems = [file.stem for file in self.files]
+        if len(set(stems)) < len(stems):
+            raise ValueError("files: several have the same name, so would their results; rename.")
+        outputs = [
+            (self.out, (".glb",)),
+            (self.params, (".npz",)),
+            (self.preview, (".png", ".jpg")),
+        ]
+        for path, suffixes in outputs:
             if path is not None:
                 require_suffix(path, suffixes)
-                require_free(path, self.overwrite)
+                for file in self.files:
+                    require_free(self._named(path, file, None), self.overwrite)
+        if self.report is not None:
+            require_suffix(self.report, (".json",))
+            require_free(self.report, self.overwrite)
+        if self.debug_dir is not None and self.debug_dir.exists() and not self.debug_dir.is_dir():
+            raise NotADirectoryError(f"{self.debug_dir} is a file, need a folder.")
+        for file in self.files:
+            if not file.exists():
+                raise FileNotFoundError(f"{file}: no such file or folder.")
 
-        keep_compiled()
-        from jrecon.io.export import export_glb
-        from jrecon.io.sequence import open_capture
-        from jrecon.reconstruct import load, reconstruct
+    def _named(self, path: Path, file: Path, number: int | None) -> Path:
+        """Where a result of a file goes."""
+        parts = [path.stem]
+        parts += [file.stem] if len(self.files) > 1 else []
+        parts += [str(number)] if number is not None else []
+        return path.with_name("_".join(parts) + path.suffix)
+
+    def _load(self) -> Setup:
+        from jrecon.learn.weights import load_regressor
+        from jrecon.measure import make_tape
+        from jrecon.reconstruct import load
+
+        full = load_regressor(self.function)[0].model
+        recon = load(self.function)
+        return Setup(recon, full, make_tape(recon.model))
+
+    def _one_file(self, file: Path, setup: Setup, watch: Stopwatch) -> list[dict[str, Any]]:
+        """Read, find, reconstruct, write; a record of each result."""
+        from jrecon.report import camera_record, parameters, summary
 
         began = time.perf_counter()
-        capture = open_capture(self.file, camera=self.camera, unit=self.unit)
-        if len(capture) != 1:
-            raise ValueError(
-                f"{self.file}: got {len(capture)} frames, need one depth map; name one of them."
-            )
-        frame = capture.read(0)
-        mask, found = self._object(frame)
-        read = time.perf_counter()
-        recon = load(self.function)
-        result = reconstruct(recon, frame.depth, frame.camera, mask)
-        report = summary(recon, result, frame, mask)
-        done = time.perf_counter()
-        report |= {
-            "object": found,
-            "notes": list(frame.notes),
-            "seconds": {"reading": round(read - began, 2), "reconstruction": round(done - read, 2)},
+        frame = read_one(file, self.camera, self.unit)
+        compiled = watch.seconds
+        kept = self._choose(self._candidates(frame, setup.recon))
+        seconds = {
+            "all": round(time.perf_counter() - began, 2),
+            "of_that_compiling": round(watch.seconds - compiled, 2),
         }
-        export_glb(self.out, recon.model, result.params, frame="camera", overwrite=self.overwrite)
-        if self.preview is not None:
-            from jrecon.pictures import write_image
+        records = []
+        for number, one in enumerate(kept, 1):
+            record = {
+                "file": str(file),
+                "written": self._write(file, number if self.all else None, one, frame, setup),
+                **summary(setup.recon, one.result, one.verdict, setup.tape),
+                "object": one.text,
+                "pixels": int(one.mask.sum()),
+                "notes": list(frame.notes),
+                "camera": camera_record(frame.camera),
+                "seconds": seconds,
+                "parameters": parameters(setup.recon, one.result),
+            }
+            records.append(record)
+        return records
 
-            write_image(self.preview, draw(recon, result, frame, mask), overwrite=self.overwrite)
-        if self.report is not None:
-            full = report | {"parameters": parameters(recon, result)}
-            part = self.report.with_name(self.report.name + ".part")
-            part.write_text(json.dumps(full, indent=2, allow_nan=False) + "\n")
-            part.replace(self.report)
-        return {"model": str(self.out), **report}
+    def _candidates(self, frame: Frame, recon: Reconstructor) -> Iterator[Candidate]:
+        """Objects of a frame, reconstructed one by one as they are asked for."""
+        import jax
+        import numpy as np
 
-    def _object(self, frame: Frame) -> tuple[np.ndarray, str]:
-        """The mask, and how it was come by."""
+        from jrecon.judge import judge
+        from jrecon.reconstruct import reconstruct
+
+        size = f"{frame.camera.width} x {frame.camera.height}"
+        for mask, text in self._objects(frame):
+            with doing(
+                f"{frame.name}: reconstructing; the first time at {size} pixels this compiles, "
+                "for a minute, and is kept"
+            ):
+                result = reconstruct(recon, frame.depth, frame.camera, mask)
+                result = jax.tree.map(np.asarray, result)
+            yield Candidate(mask, text, result, judge(result))
+
+    def _choose(self, candidates: Iterator[Candidate]) -> list[Candidate]:
+        """The first good one, or else the best; or all that are not refused."""
+        seen: list[Candidate] = []
+        for one in candidates:
+            seen.append(one)
+            if one.verdict.word == "good" and not self.all:
+                return [one]
+        seen.sort(key=lambda one: -one.verdict.merit)
+        agreeing = [one for one in seen if one.verdict.word != "refused"]
+        return (agreeing or seen[:1]) if self.all else (agreeing or seen)[:1]
+
+    def _objects(self, frame: Frame) -> Iterator[tuple[np.ndarray, str]]:
+        """Masks, and how they were come by."""
         import numpy as np
 
         from jrecon.io.depth import read_mask
@@ -105,101 +239,68 @@ class Reconstruct(Command):
             )
         if self.mask is not None:
             mask = read_mask(self.mask, (frame.camera.width, frame.camera.height))
-            return mask, f"given by {self.mask}"
-        found = find_objects(frame.depth, frame.camera)
+            yield mask, f"given by {self.mask}"
+            return
+        found = find_objects(frame.depth, frame.camera, box=self.box)
+        if self.debug_dir is not None:
+            self._draw_removed(frame, found)
         if not found.segments:
-            raise ValueError(
+            raise NothingFound(
                 f"{frame.name}: nothing of the size of a person stands out (0.5 to 2.3 m, at 0.3 "
                 "to 6 m). Check --unit and --camera, or say where it is with --mask."
             )
-        best = found.segments[0]
-        others = len(found.segments) - 1
-        return best.mask, (
-            f"{best.height_m:.2f} m high at {best.median_depth_m:.2f} m, {best.points} pixels"
-            + (f"; {others} more that may be one" if others else "")
+        for one in found.segments[: _TRIED_ALL if self.all else _TRIED]:
+            height, away = f"{one.height_m:.2f} m", f"{one.median_depth_m:.2f} m"
+            yield one.mask, f"{height} high at {away}, one of {len(found.segments)} found"
+
+    def _draw_removed(self, frame: Frame, found: Segmentation) -> None:
+        from jrecon.io.files import encode_image, write_whole
+        from jrecon.overlay import removed_sheet
+
+        assert self.debug_dir is not None
+        self.debug_dir.mkdir(parents=True, exist_ok=True)
+        path = self.debug_dir / f"{Path(frame.name).stem}_segmentation.png"
+        require_free(path, self.overwrite)
+        write_whole(path, encode_image(removed_sheet(frame.depth, found), path.suffix))
+
+    def _write(
+        self, file: Path, number: int | None, one: Candidate, frame: Frame, setup: Setup
+    ) -> list[str]:
+        """Write one result; the files of the model."""
+        from jrecon.io.export import export_glb
+        from jrecon.io.files import encode_image, write_whole
+        from jrecon.io.params import save_params
+        from jrecon.overlay import preview
+
+        written = []
+        if one.verdict.word != "refused" or self.keep:
+            out, given = self._named(self.out, file, number), one.result.params
+            export_glb(out, setup.full, given, frame="camera", overwrite=self.overwrite)
+            written.append(str(out))
+            if self.params is not None:
+                path = self._named(self.params, file, number)
+                save_params(path, setup.full, given, overwrite=self.overwrite)
+                written.append(str(path))
+        if self.preview is not None:
+            path = self._named(self.preview, file, number)
+            title = f"{file.name}: {one.verdict.word}"
+            drawn = preview(setup.recon, one.result, frame.depth, frame.camera, one.mask, title)
+            write_whole(path, encode_image(drawn, path.suffix), overwrite=self.overwrite)
+        return written
+
+
+def read_one(file: Path, camera: str | None, unit: str | None) -> Frame:
+    """The one depth map of a file.
+
+    Raises:
+      ValueError: unreadable, or a folder of several.
+    """
+    from jrecon.io.sequence import open_capture
+
+    capture = open_capture(file, camera=camera, unit=unit)
+    if len(capture) != 1:
+        raise ValueError(
+            f"{file}: got {len(capture)} frames, need one depth map; name files, or pass the "
+            "folder to `jrecon track`."
         )
-
-
-def keep_compiled() -> None:
-    """Compiled programs are kept on disk, unless the user has said where or that they are not: a
-    minute the first time, seconds afterwards."""
-    import jax
-
-    if jax.config.values["jax_compilation_cache_dir"] is None:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(home / "jrecon" / "jax"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-
-
-def summary(
-    recon: Reconstructor, result: Reconstruction, frame: Frame, mask: np.ndarray
-) -> dict[str, Any]:
-    """What people want to know of a result."""
-    import numpy as np
-
-    from jrecon.fit.solve import STATUS
-    from jrecon.reconstruct import stature
-
-    fit = result.fit
-    agreement = fit.agreement
-    return {
-        "status": STATUS[int(fit.status)],
-        "residual_mm": round(float(agreement.residual_mm), 1),
-        "explained": round(float(agreement.inlier_share), 3),
-        "overlap": round(float(agreement.overlap), 3),
-        "vertex_std_mm": round(1e3 * float(np.mean(fit.vertex_std)), 1),
-        "height_m": round(float(stature(recon.model, result.params.shape)), 3),
-        "distance_m": round(float(np.linalg.norm(np.asarray(result.joints)[0])), 3),
-        "pixels": int(mask.sum()),
-        "camera": f"{frame.camera.width} x {frame.camera.height}",
-    }
-
-
-def parameters(recon: Reconstructor, result: Reconstruction) -> dict[str, Any]:
-    """All of them, by name, in the frame of the camera."""
-    import numpy as np
-
-    model = recon.model
-    shape, pose = np.asarray(result.params.shape), np.asarray(result.params.pose)
-    return {
-        "shape": dict(zip(model.shape_names, map(float, shape), strict=True)),
-        "pose": {name: row.tolist() for name, row in zip(model.joint_names, pose, strict=True)},
-        "translation": np.asarray(result.params.translation).tolist(),
-    }
-
-
-def draw(
-    recon: Reconstructor, result: Reconstruction, frame: Frame, mask: np.ndarray
-) -> np.ndarray:
-    """Depth with the object's outline bright, model over depth, difference, model from its side."""
-    import jax.numpy as jnp
-    import numpy as np
-
-    from jrecon.geometry.camera import crop
-    from jrecon.pictures import color_map, shade, sheet
-    from jrecon.render import render
-
-    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
-    margin = 10 + len(rows) // 6
-    v0, v1 = max(rows[0] - margin, 0), min(rows[-1] + margin, mask.shape[0] - 1)
-    u0, u1 = max(columns[0] - margin, 0), min(columns[-1] + margin, mask.shape[1] - 1)
-    part = slice(v0, v1 + 1), slice(u0, u1 + 1)
-    camera = crop(frame.camera, float(u0), float(v0), int(u1 - u0 + 1), int(v1 - v0 + 1))
-    depth, own = frame.depth[part], mask[part]
-    low, high = np.percentile(depth[own & (depth > 0)], [2, 98]) + [-0.3, 0.8]
-    seen = color_map(-depth, -high, -low, depth > 0)
-    dim = np.where(own[..., None], seen, seen // 2 + 100).astype(seen.dtype)
-    view = render(result.vertices, recon.model.faces, camera)
-    shaded, covered = shade(view), np.asarray(view.mask)
-    over = np.where(covered[..., None], shaded, dim)
-    gap = np.where(covered & own & (depth > 0), np.asarray(view.depth) - depth, 0.0)
-    apart = color_map(gap, -0.1, 0.1, covered & own & (depth > 0))
-    middle = result.vertices.mean(axis=0, keepdims=True)
-    turn = jnp.array([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]])
-    side = jnp.matmul(result.vertices - middle, turn.T) + middle
-    aside = shade(render(side, recon.model.faces, camera))
-    return sheet(
-        [dim, over, apart, aside],
-        columns=4,
-        captions=["depth", "model over it", "difference, +-100 mm", "from the side"],
-    )
+    return capture.read(0)

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import secrets
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from trimesh import Trimesh
 
+from jrecon.io.files import write_whole
 from jrecon.io.glb import Frame, encode_glb
 from jrecon.io.rig import check_params, make_rig, posed_vertices
 from jrecon.model.parametric import ParametricModel, Params
@@ -80,7 +80,7 @@ def export_glb(
     if corrective_targets < 0:
         raise ValueError(f"corrective_targets: got {corrective_targets}, need 0 or more.")
     rig = make_rig(model, params, corrective_targets=corrective_targets)
-    _write_whole(path, encode_glb(rig, frame=frame, fps=fps))
+    write_whole(path, encode_glb(rig, frame=frame, fps=fps))
     frames = len(rig.params.pose) if rig.params.pose.ndim == 3 else 1
     return GlbReport(
         frames=frames,
@@ -129,7 +129,7 @@ def _export_surface(path: Path, model: ParametricModel, params: Params, frame: F
     mesh = Trimesh(vertices, np.asarray(model.faces), process=False)
     # Text for OBJ, bytes for PLY; trimesh's annotation has more kinds.
     data: Any = mesh.export(file_type=path.suffix[1:].lower())
-    _write_whole(path, data.encode() if isinstance(data, str) else data)
+    write_whole(path, data.encode() if isinstance(data, str) else data)
 
 
 def _checked(path: PathLike, suffix: str, frame: Frame, overwrite: bool) -> Path:
@@ -146,17 +146,3 @@ def _checked(path: PathLike, suffix: str, frame: Frame, overwrite: bool) -> Path
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent}: no such folder; create it first.")
     return path
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    """Write beside the target, then move into place: a reader never sees half a file."""
-    scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with scratch.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(scratch, path)
-    except BaseException:
-        scratch.unlink(missing_ok=True)
-        raise

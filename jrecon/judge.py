@@ -1,0 +1,76 @@
+"""Is it what was looked for? A verdict on a reconstruction, from how well it agrees.
+
+A learned function answers whatever it is shown, and a fit makes the best of it: a hand before the
+camera comes back as a crouching person. What tells is how much of the object the model explains,
+how well their outlines agree, how much of the model is seen at all, and how far from sure the
+function was. `docs/reconstruct.md` has the measurements behind the figures.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import numpy as np
+
+from jrecon.fit.solve import DIVERGED, STATUS, TOO_FEW
+from jrecon.reconstruct import Reconstruction
+
+Word = Literal["good", "doubtful", "refused"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What a result must reach; below the second figure it is refused, in between doubtful."""
+
+    explained: tuple[float, float] = (0.55, 0.40)
+    """Share of the object's pixels that the model meets to 50 mm."""
+    overlap: tuple[float, float] = (0.60, 0.45)
+    """Of the outlines, intersection over union."""
+    visible: tuple[float, float] = (0.60, 0.35)
+    """Share of the model's pixels that show the object: the rest is hidden or out of the image."""
+    residual_mm: tuple[float, float] = (30.0, 50.0)
+    """Median distance in depth."""
+    predicted_std_mm: tuple[float, float] = (300.0, 400.0)
+    """What the learned function thought that its joints are off by, before refinement."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What to think of a reconstruction."""
+
+    word: Word
+    reasons: tuple[str, ...]
+    """Why it is not good, in sentences for people."""
+    merit: float
+    """What candidates of one image are ranked by: about 1 for a full agreement."""
+
+
+def judge(result: Reconstruction, limits: Limits = Limits()) -> Verdict:
+    """The verdict on one reconstruction (no batch axes)."""
+    fit, agreement = result.fit, result.fit.agreement
+    explained, overlap = float(agreement.inlier_share), float(agreement.overlap)
+    figures = {
+        "explained": (explained, "of the object's pixels are explained by the model"),
+        "overlap": (overlap, "is all that the outlines overlap"),
+        "visible": (float(agreement.visible_share), "of the model shows the object"),
+        "residual_mm": (float(agreement.residual_mm), "mm apart in depth, in the middle"),
+        "predicted_std_mm": (
+            1e3 * float(np.mean(result.prediction.joint_std)),
+            "mm is what the learned function expects its joints to be off by",
+        ),
+    }
+    reasons, refused = [], int(fit.status) in (DIVERGED, TOO_FEW)
+    if refused:
+        reasons.append(f"the fit ended with: {STATUS[int(fit.status)]}")
+    for name, (value, text) in figures.items():
+        fine, least = getattr(limits, name)
+        sign = 1 if fine > least else -1
+        if sign * (value - fine) >= 0:
+            continue
+        refused |= sign * (value - least) < 0
+        shown = f"{value:.0%}" if sign > 0 else f"{value:.0f}"
+        wanted = f"at least {fine:.0%}" if sign > 0 else f"at most {fine:.0f}"
+        reasons.append(f"{shown} {text} ({wanted} for a good result)")
+    word: Word = "refused" if refused else "doubtful" if reasons else "good"
+    return Verdict(word, tuple(reasons), explained * overlap)
