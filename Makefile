@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml
 
 install: $(STAMP)  ## Create the virtual environment with the package and its tools.
 
-demo: $(STAMP)  ## Make random people: a contact sheet and rigged GLB files in demo/.
+demo: $(STAMP)  ## Reconstruct a sample capture: rigged GLB, preview and report in demo/.
 	$(BIN)/jrecon demo --out demo --overwrite
 
 test: $(STAMP)  ## Run the tests (ARGS="-k camera" selects).

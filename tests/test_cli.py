@@ -11,7 +11,7 @@ import pytest
 import trimesh
 from PIL import Image
 
-from jrecon.cli import demo, main, synth
+from jrecon.cli import main, people, synth
 from jrecon.cli.models import make_params
 from jrecon.model.formats import load_model, save_model
 from jrecon.model.parametric import pose, zeros
@@ -140,7 +140,15 @@ def test_module_runs_as_a_program():
     done = subprocess.run(
         [sys.executable, "-m", "jrecon", "--help"], capture_output=True, text=True, check=True
     )
-    for command in ("describe", "convert", "export", "build-model", "doctor"):
+    for command in (
+        "reconstruct",
+        "describe",
+        "demo",
+        "convert",
+        "export",
+        "build-model",
+        "doctor",
+    ):
         assert command in done.stdout
 
 
@@ -153,24 +161,24 @@ def test_a_closed_pipe_is_no_failure_of_ours(model_file):
     assert (done.returncode, done.stderr) == (141, "")
 
 
-def test_demo_draws_people_and_writes_their_rigs(capsys, tmp_path):
-    out = tmp_path / "new" / "demo"
-    report = run_json(capsys, "demo", "--out", out, "--count", "1")
+def test_people_are_drawn_and_their_rigs_written(capsys, tmp_path):
+    out = tmp_path / "new" / "people"
+    report = run_json(capsys, "people", "--out", out, "--count", "1")
     with Image.open(report["look_at"]) as picture:
         colours = np.unique(np.asarray(picture).reshape(-1, 3), axis=0)
     assert len(colours) > 100
     assert [os.path.exists(file) for file in report["open_in_a_3d_viewer"]] == [True]
-    assert "--overwrite" in run_failing(capsys, "demo", "--out", out, "--count", "1")
+    assert "--overwrite" in run_failing(capsys, "people", "--out", out, "--count", "1")
 
 
-@pytest.mark.parametrize("name", demo.POSES)
-def test_limbs_of_the_demo_point_where_they_should(name):
+@pytest.mark.parametrize("name", people.POSES)
+def test_limbs_of_people_point_where_they_should(name):
     model = load_model("body", level="2k")
-    angles = demo.point_limbs(model, demo.POSES[name])
+    angles = people.point_limbs(model, people.POSES[name])
     joints = np.asarray(pose(model, dataclasses.replace(zeros(model), pose=angles)).joints)
-    for joint, direction in demo.POSES[name].items():
+    for joint, direction in people.POSES[name].items():
         side, limb = joint.split("_")
-        end = f"{side}_{demo.LIMB_END[limb]}"
+        end = f"{side}_{people.LIMB_END[limb]}"
         bone = joints[model.joint_names.index(end)] - joints[model.joint_names.index(joint)]
         cosine = bone @ direction / np.linalg.norm(bone) / np.linalg.norm(direction)
         assert cosine == pytest.approx(1, abs=1e-6)

@@ -19,9 +19,11 @@ import tyro
 from jrecon.cli.build import BuildModel
 from jrecon.cli.command import Command, NothingFound, format_report
 from jrecon.cli.demo import Demo
+from jrecon.cli.describe import Describe
 from jrecon.cli.doctor import Doctor
 from jrecon.cli.evaluate import Evaluate
-from jrecon.cli.models import Convert, Describe, Export
+from jrecon.cli.models import Convert, Export
+from jrecon.cli.people import People
 from jrecon.cli.reconstruct import Reconstruct
 from jrecon.cli.synth import Synth
 from jrecon.cli.train import Train
@@ -39,8 +41,9 @@ One depth map in, a posed parametric 3D model out.
 
 _COMMANDS = {
     "reconstruct": Reconstruct,
-    "demo": Demo,
     "describe": Describe,
+    "demo": Demo,
+    "people": People,
     "export": Export,
     "convert": Convert,
     "build-model": BuildModel,

@@ -1,187 +1,150 @@
-"""`jrecon demo`: random people from the shape prior of the body, to look at and to open."""
+"""`jrecon demo`: a sample capture, as a depth sensor would take it, and what comes of it."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from jrecon.cli.command import Command, Report, require_free
+from jrecon.cli.command import Command, NothingFound, Report, require_free
+from jrecon.cli.compiled import keep_compiled
+from jrecon.cli.people import POSES, point_limbs
+from jrecon.cli.progress import doing
+from jrecon.cli.reconstruct import Reconstruct
 
 if TYPE_CHECKING:
-    import jax
+    import numpy as np
 
-    from jrecon.model.parametric import ParametricModel, Params
-    from jrecon.pictures import Image
+    from jrecon.geometry.camera import Camera
+    from jrecon.model.parametric import Params
 
-# Each person is seen shaded from this far round (radians), and as a depth map from the front.
-_AZIMUTH = 0.6
-_COLUMNS = 8
-
-Directions = Mapping[str, tuple[float, float, float]]
-
-# Where limbs point: x to the person's left, y up, z to the front. A limb is named by its upper
-# joint; what is not named keeps its rest pose.
-POSES: Mapping[str, Directions] = {
-    "standing": {
-        "left_shoulder": (0.18, -1.0, -0.05),
-        "right_shoulder": (-0.18, -1.0, -0.05),
-        "left_elbow": (0.12, -1.0, 0.15),
-        "right_elbow": (-0.12, -1.0, 0.15),
-    },
-    "walking": {
-        "left_shoulder": (0.20, -1.0, -0.40),
-        "left_elbow": (0.10, -1.0, 0.05),
-        "right_shoulder": (-0.20, -1.0, 0.25),
-        "right_elbow": (-0.05, -0.8, 0.60),
-        "left_hip": (0.0, -1.0, 0.40),
-        "left_knee": (0.0, -1.0, 0.10),
-        "right_hip": (0.0, -1.0, -0.20),
-        "right_knee": (0.0, -1.0, -0.60),
-    },
-    "waving": {
-        "left_shoulder": (1.0, 0.15, 0.10),
-        "left_elbow": (0.25, 1.0, 0.15),
-        "right_shoulder": (-0.18, -1.0, -0.05),
-        "right_elbow": (-0.12, -1.0, 0.15),
-    },
-    "sitting": {
-        "left_shoulder": (0.15, -1.0, 0.20),
-        "left_elbow": (-0.05, -0.45, 1.0),
-        "right_shoulder": (-0.15, -1.0, 0.20),
-        "right_elbow": (0.05, -0.45, 1.0),
-        "left_hip": (0.12, -0.10, 1.0),
-        "left_knee": (0.0, -1.0, 0.05),
-        "right_hip": (-0.12, -0.10, 1.0),
-        "right_knee": (0.0, -1.0, 0.05),
-    },
-    "kicking": {
-        "left_shoulder": (0.80, -0.60, 0.30),
-        "left_elbow": (0.50, -0.50, 0.80),
-        "right_shoulder": (-0.80, -0.60, -0.30),
-        "right_elbow": (-0.60, -0.80, 0.20),
-        "right_hip": (-0.10, -0.45, 1.0),
-        "right_knee": (-0.05, -0.30, 1.0),
-    },
-}
-LIMB_END = {"shoulder": "elbow", "elbow": "wrist", "hip": "knee", "knee": "ankle"}
+# The capture: a person of this shape and pose, seen by a Kinect v2 from here.
+_SHAPE = {"stature": 0.6, "mass": -0.3, "feminine": 0.5}
+_POSE, _TURN, _AWAY_M, _CAMERA_M = "walking", 0.5, 2.6, 1.2
+_WALL_GAP_M = (0.9, 0.9)
+_LEVEL = "3.5k"
+FILES = ("depth.png", "camera.json", "person.glb", "params.npz", "preview.png", "report.json")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Demo(Command):
-    """Make random people: one picture of all of them, and a rigged GLB file of each.
+    """Reconstruct a sample: a person whom the sensor model sees in a room.
 
-    Example: jrecon demo --out demo --count 12 --seed 3
+    The capture is written as a 16-bit PNG and a camera, as a real one would come; then
+    `jrecon reconstruct` does the rest, and what it found is compared with who was there.
+
+    Example: jrecon demo --out demo
     """
 
     out: Path = Path("demo")
     """Folder to write to; created if missing."""
-    count: int = 8
-    """How many people."""
     seed: int = 0
-    """Another seed, other people."""
+    """Of the sensor's noise and the room."""
     overwrite: bool = False
     """Replace existing files."""
 
     def run(self) -> Report:
-        import jax
-
-        from jrecon.io.export import export_glb
-        from jrecon.model.formats import load_model
-        from jrecon.pictures import sheet, write_image
-
-        if self.count < 1:
-            raise ValueError(f"count: got {self.count}, need at least 1.")
         if self.out.exists() and not self.out.is_dir():
             raise NotADirectoryError(f"{self.out} is a file, need a folder; choose another --out.")
         self.out.mkdir(parents=True, exist_ok=True)
-        picture = self.out / "people.png"
-        files = [self.out / f"person_{i:02d}.glb" for i in range(self.count)]
-        for file in (picture, *files):
-            require_free(file, self.overwrite)
-        model = load_model("body")
-        captions, people = random_people(model, jax.random.key(self.seed), self.count)
-        for i, file in enumerate(files):
-            person = jax.tree.map(lambda leaf, i=i: leaf[i], people)
-            export_glb(file, model, person, overwrite=self.overwrite)
-        labels = [text for caption in captions for text in (caption, "depth")]
-        drawn = sheet(portraits(model, people), columns=_COLUMNS, captions=labels)
-        write_image(picture, drawn, overwrite=self.overwrite)
-        return {"look_at": str(picture), "open_in_a_3d_viewer": [str(file) for file in files]}
+        paths = {Path(name).stem: self.out / name for name in FILES}
+        for path in paths.values():
+            require_free(path, self.overwrite)
+        keep_compiled()
+        with doing("a sensor model looks at a person in a room"):
+            depth, camera, truth = sample_capture(self.seed)
+        write_capture(paths["depth"], paths["camera"], depth, camera)
+        command = Reconstruct(
+            files=(paths["depth"],),
+            camera=str(paths["camera"]),
+            out=paths["person"],
+            params=paths["params"],
+            preview=paths["preview"],
+            report=paths["report"],
+            overwrite=True,
+        )
+        found = command.run()
+        if not found["written"]:
+            raise NothingFound(f"the person in {paths['depth']} was not found.", found)
+        return {
+            "look_at": str(paths["preview"]),
+            "open_in_a_3d_viewer": str(paths["person"]),
+            "viewers": "Blender, Windows 3D Viewer, or drop it on https://gltf-viewer.donmccurdy.com",
+            "read": str(paths["report"]),
+            "mean_error_mm": round(_error_mm(truth, paths["params"]), 1),
+            "seconds": found["seconds"],
+        }
 
 
-def random_people(model: ParametricModel, key: jax.Array, count: int) -> tuple[list[str], Params]:
-    """Captions and a batch of parameters: shapes are random, sexes and poses take turns."""
-    import jax
-    import jax.numpy as jnp
-
-    from jrecon.model.parametric import zeros
-
-    groups = [i % len(model.prior_names) for i in range(count)]
-    names = [list(POSES)[i % len(POSES)] for i in range(count)]
-    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(count))
-    # Singular value decomposition: the covariance may have components without variance.
-    draw = lambda key, mean, cov: jax.random.multivariate_normal(key, mean, cov, method="svd")
-    index = jnp.array(groups)
-    shape = jax.vmap(draw)(keys, model.prior_mean[index], model.prior_cov[index])
-    low, high = model.shape_limits
-    pose = jnp.stack([point_limbs(model, POSES[name]) for name in names])
-    people = dataclasses.replace(
-        zeros(model, (count,)), shape=jnp.clip(shape, low[None], high[None]), pose=pose
-    )
-    captions = [
-        f"{model.prior_names[group]}, {name}" for group, name in zip(groups, names, strict=True)
-    ]
-    return captions, people
-
-
-def point_limbs(model: ParametricModel, directions: Directions) -> Any:
-    """The pose (j, 3) in which limbs point in the given directions, without twist."""
-    import numpy as np
-    from scipy.spatial.transform import Rotation
-
-    joints, names = np.asarray(model.joints, np.float64), model.joint_names
-    world: list[Rotation] = []
-    local = []
-    for name, parent in zip(names, model.parents, strict=True):
-        above = world[parent] if parent >= 0 else Rotation.identity()
-        turn = Rotation.identity()
-        if name in directions:
-            side, limb = name.split("_")
-            bone = joints[names.index(f"{side}_{LIMB_END[limb]}")] - joints[names.index(name)]
-            bone = bone / np.linalg.norm(bone)
-            aim = above.inv().apply(np.array(directions[name]) / np.linalg.norm(directions[name]))
-            axis = np.cross(bone, aim)
-            angle = np.arctan2(np.linalg.norm(axis), bone @ aim)
-            turn = Rotation.from_rotvec(angle * axis / max(float(np.linalg.norm(axis)), 1e-12))
-        world.append(above * turn)
-        local.append(turn.as_rotvec())
-    return np.array(local, np.float32)
-
-
-def portraits(model: ParametricModel, people: Params) -> list[Image]:
-    """Two images of each person, all at one scale: shaded, and as a depth map."""
+def sample_capture(seed: int) -> tuple[np.ndarray, Camera, Params]:
+    """A depth map (h, w) in metres, its camera, and the parameters of the person in it."""
     import jax
     import jax.numpy as jnp
     import numpy as np
 
-    from jrecon.model.parametric import pose
-    from jrecon.pictures import color_map, downsample, look_at, shade, smooth_normals
+    from jrecon.geometry import rotation
+    from jrecon.io.intrinsics import read_camera
+    from jrecon.model.formats import load_model
+    from jrecon.model.parametric import pose, zeros
     from jrecon.render import render
+    from jrecon.synth.devices import time_of_flight
+    from jrecon.synth.sensor import sense
+    from jrecon.synth.surroundings import SurroundingsConfig, surround
+    from jrecon.synth.viewpoint import FLIP, place
 
-    vertices = np.asarray(jax.jit(pose)(model, people).vertices)
-    aside, front = (
-        look_at(vertices, width=360, height=480, azimuth=angle) for angle in (_AZIMUTH, 0.0)
-    )
-    z = front.place(vertices)[..., 2]
-    images = []
-    for body in vertices:
-        placed = aside.place(body)
-        view = render(jnp.asarray(placed), model.faces, aside.camera)
-        normals = smooth_normals(view, model.faces, placed)
-        images.append(downsample(shade(view, normals=normals), 2))
-        view = render(jnp.asarray(front.place(body)), model.faces, front.camera)
-        depth = color_map(view.depth, z.min(), z.max(), np.asarray(view.mask))
-        images.append(downsample(depth, 2))
-    return images
+    model = load_model("body", level=_LEVEL)
+    camera = read_camera("kinect2")
+    shape = jnp.array([_SHAPE.get(name, 0.0) for name in model.shape_names])
+    limbs = jnp.asarray(point_limbs(model, POSES[_POSE]))
+    own = dataclasses.replace(zeros(model), shape=shape, pose=limbs)
+    turn = jnp.asarray(FLIP) @ rotation.exp(jnp.array([0.0, _TURN, 0.0]))
+    room = SurroundingsConfig(
+        nothing_rate=0.0, floor_rate=1.0, wall_rate=1.0, wall_gap_m=_WALL_GAP_M,
+        clutter_rate=0.0, occluder_rate=0.0, boxes=1, ellipsoids=1, occluders=1,
+    )  # fmt: skip
+
+    @jax.jit
+    def take(key: jax.Array) -> tuple[jax.Array, Params]:
+        posed = pose(model, own).vertices
+        low = jnp.min(posed[:, 1])
+        # The lowest point is on the floor, the camera above it.
+        shift = jnp.array([0.0, _CAMERA_M, _AWAY_M]) + jnp.array([0.0, low, 0.0])
+        truth = place(model, own, turn, shift)
+        vertices = pose(model, truth).vertices
+        seen = render(vertices, model.faces, camera)
+        up = jnp.array([0.0, -1.0, 0.0])
+        keys = jax.random.split(key)
+        floor = -jnp.max(vertices[:, 1])
+        scene = surround(room, keys[0], seen.depth, seen.normals, camera, up, floor)
+        return sense(time_of_flight(), keys[1], scene.depth, scene.normals, camera), truth
+
+    depth, truth = take(jax.random.key(seed))
+    return np.asarray(depth), camera, truth
+
+
+def write_capture(image: Path, figures: Path, depth: np.ndarray, camera: Camera) -> None:
+    """As sensors' tools do: 16-bit millimetres, and the camera as JSON."""
+    import numpy as np
+
+    from jrecon.io.files import encode_image, write_whole
+    from jrecon.report import camera_record
+
+    counts = np.rint(depth * 1000).clip(0, 65534).astype(np.uint16)
+    write_whole(image, encode_image(counts, ".png"))
+    write_whole(figures, (json.dumps(camera_record(camera), indent=2) + "\n").encode())
+
+
+def _error_mm(truth: Params, found: Path) -> float:
+    """Mean distance of the surface from where it was."""
+    import jax
+    import numpy as np
+
+    from jrecon.io.params import load_params
+    from jrecon.model.formats import load_model
+    from jrecon.model.parametric import pose
+
+    model = load_model("body", level="2k")
+    surface = jax.jit(lambda params: pose(model, params).vertices)
+    apart = np.asarray(surface(truth)) - np.asarray(surface(load_params(found, model).params))
+    return 1e3 * float(np.linalg.norm(apart, axis=-1).mean())

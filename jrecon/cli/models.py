@@ -1,4 +1,4 @@
-"""Commands about parametric models: look at one, convert its file, write posed instances."""
+"""Commands about parametric models: convert a file, write posed instances."""
 
 from __future__ import annotations
 
@@ -14,22 +14,6 @@ if TYPE_CHECKING:
     from jrecon.model.parametric import ParametricModel, Params
 
 ModelSource = Annotated[Positional[str], arg(metavar="MODEL")]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Describe(Command):
-    """Say what a model holds: size, levels of detail, joints, shape names, prior, licence.
-
-    Example: jrecon describe body
-    """
-
-    model: ModelSource
-    """`body`, or a model file: .npz, .pkl, .glb, .gltf."""
-
-    def run(self) -> Report:
-        from jrecon.model.formats import load_model
-
-        return describe_model(load_model(self.model))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import ndimage
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from jrecon.io.planes import Grid
 
@@ -40,6 +42,8 @@ _BRIDGE, _EDGE, _REACH, _STEP, _SMALL_AREA = 0.015, 0.04, 0.035, 0.08, 0.0008
 # In the same unit: parts of one body differ in depth by less than the first where they meet; a limb
 # is in front of the rest by less than the second, or behind by less than the third.
 _LEVEL, _LIMB, _BEHIND = 0.04, 0.3, 0.12
+# Gaps in depth, in the same unit, by which clusters stand apart.
+_GAPS = (0.05, 0.1, 0.17)
 # A body that shares more than this with a better one is not another one.
 _SHARED = 0.2
 # Parts looked at for each limit, parts of one body, bodies returned.
@@ -135,7 +139,7 @@ def _candidates(
     """What hangs together at each limit of steepness, and what its parts make up; the score of each
     stricter limit is raised by `gain`."""
     size, held = size_m[1], surface.held
-    found = []
+    found = _clusters(grid, held, size_m, up)
     for strictness, limit in enumerate(_LIMITS):
         seeds, count = _label(surface.near & (surface.steepness < limit))
         areas = np.bincount(seeds[held], grid.footprint[held] ** 2, minlength=count + 1)
@@ -150,6 +154,35 @@ def _candidates(
             for body in _grouped(grid, labels, size_m, up)
         ]
     return found
+
+
+def _clusters(
+    grid: Grid, held: Bool[np.ndarray, "r c"], size_m: tuple[float, float], up: Any
+) -> list[Body]:
+    """What stands apart from all else in space: cells near each other in the image and in depth
+    are of one cluster, also past something narrow that hides what is between them."""
+    number = np.full(held.shape, -1)
+    number[held] = np.arange(np.count_nonzero(held))
+    found = []
+    for gap in _GAPS:
+        pairs = []
+        for reach in (1, 2, _CREST):
+            for a, b in (
+                (np.s_[:, :-reach], np.s_[:, reach:]),
+                (np.s_[:-reach], np.s_[reach:]),
+            ):
+                meet = held[a] & held[b] & (np.abs(grid.depth[a] - grid.depth[b]) < gap * size_m[1])
+                pairs.append(np.stack([number[a][meet], number[b][meet]]))
+        first, second = np.concatenate(pairs, axis=1)
+        count = int(number.max()) + 1
+        graph = coo_array((np.ones(len(first), np.int8), (first, second)), shape=(count, count))
+        _, own = connected_components(graph, directed=False)
+        labels = np.zeros(held.shape, np.int32)
+        labels[held] = own + 1
+        for label, window in enumerate(ndimage.find_objects(labels), 1):
+            if window is not None:
+                found.append(_rated(grid, window, labels[window] == label, size_m, up))
+    return [body for body in found if body.score > 0]
 
 
 def _flood(surface: _Surface, seeds: Int[np.ndarray, "r c"], step: float) -> Int[np.ndarray, "r c"]:

@@ -62,25 +62,29 @@ def read_depth(path: str | os.PathLike[str], *, unit: float | str | None = None)
         sense in this unit; the message says what would.
       OSError: the file cannot be opened.
     """
-    file = Path(path)
-    suffix = file.suffix.lower()
-    if suffix == ".png":
-        counts = read_grey(file, kind="counts")
-    elif suffix == ".pgm":
-        counts = read_grey(file, kind="counts", format="PPM")
-    elif suffix in (".tif", ".tiff"):
-        counts = read_grey(file, kind="numbers", format="TIFF")
-    elif suffix in (".npy", ".npz"):
-        counts = _read_numpy(file)
-    else:
-        raise ValueError(
-            f"{file}: got the suffix {file.suffix!r}, need one of {', '.join(SUFFIXES)}; point "
-            "clouds (.ply, .pcd) and folders are read by jrecon.io.sequence."
-        )
+    counts = read_counts(path)
     try:
         return scale_counts(counts, unit, os.fspath(path))
     except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error
+        raise ValueError(f"{os.fspath(path)}: {error}") from error
+
+
+def read_counts(path: str | os.PathLike[str]) -> np.ndarray:
+    """The numbers of a depth map (h, w) as the file holds them; errors as `read_depth`."""
+    file = Path(path)
+    suffix = file.suffix.lower()
+    if suffix == ".png":
+        return read_grey(file, kind="counts")
+    if suffix == ".pgm":
+        return read_grey(file, kind="counts", format="PPM")
+    if suffix in (".tif", ".tiff"):
+        return read_grey(file, kind="numbers", format="TIFF")
+    if suffix in (".npy", ".npz"):
+        return _read_numpy(file)
+    raise ValueError(
+        f"{file}: got the suffix {file.suffix!r}, need one of {', '.join(SUFFIXES)}; point "
+        "clouds (.ply, .pcd) and folders are read by jrecon.io.sequence."
+    )
 
 
 def parse_unit(unit: float | str) -> float:
@@ -138,6 +142,16 @@ def scale_counts(counts: np.ndarray, unit: float | str | None, path: str = "") -
         raise ValueError(_explain(middle, metres, stated=unit is not None))
     notes += _doubts(depth[known], metres, whole, stated=unit is not None)
     return DepthImage(depth.astype(np.float32), metres, path, tuple(notes))
+
+
+def likely_units(counts: np.ndarray) -> dict[str, float]:
+    """Units in which the median of a depth map makes sense for people, and that median, metres."""
+    top = np.iinfo(counts.dtype).max if counts.dtype.kind in "ui" else np.inf
+    known = counts[np.isfinite(counts) & (counts > 0) & (counts < top)]
+    if not known.size:
+        return {}
+    middle = float(np.median(known))
+    return {name: middle * unit for name, unit in UNITS.items() if 0.3 <= middle * unit <= 8}
 
 
 def _explain(middle: float, metres: float, stated: bool) -> str:

@@ -7,9 +7,10 @@
 4. Background: walls and furniture, flat and large; bodies are round.
 5. Candidates: what hangs together where depth is less steep than a limit, for several limits.
    Sensors that smooth depth turn the step between a leg and a chair into a slope, so no one limit
-   serves all; across small holes the surface goes on.
+   serves all; across small holes the surface goes on. And clusters that stand apart in space.
 6. Ranking by size in metres, by how much of the outline is a step in depth, by place in the image;
-   of candidates that overlap the best stays. Fragments near it join it.
+   of candidates that overlap the best stays. Fragments near it join it,
+   and what is level with it along its rim.
 
 The search works on every second or third pixel; masks have full resolution.
 """
@@ -22,6 +23,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
+from scipy import ndimage
 
 from jrecon.geometry.camera import Camera
 from jrecon.io.bodies import Body, find_bodies
@@ -35,11 +37,16 @@ from jrecon.io.planes import (
     tolerance,
 )
 
+# Its annotation leaves open what it returns.
+_distance: Any = ndimage.distance_transform_edt
+
 # A surface is never seen under a smaller angle than 5 degrees.
 _STEEP = math.tan(math.radians(85))
 # A pixel is of a body's cell if it is no further from its depth than this, in units of the object's
 # greatest extent.
 _OFF = 0.04
+# Width of the rim that is looked for around a body, in the same unit.
+_RIM = 0.035
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,11 +125,16 @@ def find_objects(
     found = find_bodies(grid, held, size_m, upward, blur)
     segments = [_segment(depth, usable, grid, body, upward, size_m[1]) for body in found]
     segments = tuple(segment for segment in segments if segment is not None)
-    rest = usable.copy()
+    free = usable | removed["flying pixels"]
     for segment in segments:
-        rest &= ~segment.mask
-    removed["small"] = rest
-    return Segmentation(segments, plane, removed, upward)
+        free &= ~segment.mask
+    whole = []
+    for segment in segments:
+        whole.append(_with_rim(segment, depth, free, camera, size_m[1]))
+        free &= ~whole[-1].mask
+    removed["flying pixels"] &= free
+    removed["small"] = usable & free
+    return Segmentation(tuple(whole), plane, removed, upward)
 
 
 def _check(
@@ -188,15 +200,44 @@ def _segment(
     mask = _full(depth, usable, grid, body, _OFF * size)
     if not mask.any():
         return None
-    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
     return Segment(
         mask=mask,
-        box=(int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1),
+        box=_box(mask),
         median_depth_m=float(np.median(depth[mask])),
         height_m=float(high - low),
         points=int(np.count_nonzero(mask)),
         score=float(body.score),
     )
+
+
+def _with_rim(
+    segment: Segment,
+    depth: Float[np.ndarray, "h w"],
+    free: Bool[np.ndarray, "h w"],
+    camera: Camera,
+    size: float,
+) -> Segment:
+    """A segment with the free pixels beside it that are level with it: its rim, where the surface
+    turns away or the sensor has smeared the edge, is too steep to have been found with it."""
+    focal = min(pinhole(camera)[:2])
+    pad = 1 + int(_RIM * size * focal / segment.median_depth_m)
+    u0, v0, u1, v1 = segment.box
+    top, left = max(v0 - pad, 0), max(u0 - pad, 0)
+    window = np.s_[top : v1 + pad, left : u1 + pad]
+    z = depth[window]
+    away, index = _distance(~segment.mask[window], return_indices=True)
+    beside = z[tuple(index)]
+    level = (away * beside < _RIM * size * focal) & (np.abs(z - beside) < _OFF * size)
+    mask = segment.mask.copy()
+    mask[window] |= free[window] & (z > 0) & level
+    return dataclasses.replace(
+        segment, mask=mask, box=_box(mask), points=int(np.count_nonzero(mask))
+    )
+
+
+def _box(mask: Bool[np.ndarray, "h w"]) -> tuple[int, int, int, int]:
+    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 def _full(

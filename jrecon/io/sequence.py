@@ -125,7 +125,7 @@ def open_capture(
 
     Args:
       camera: as `jrecon.io.intrinsics.read_camera` takes it, or a camera; None: the one in the
-        folder, or that of the organised point cloud.
+        folder, or beside the file, or that of the organised point cloud.
       unit: of depth, as `jrecon.io.depth.read_depth` takes it; None: by format.
 
     Raises:
@@ -136,6 +136,8 @@ def open_capture(
     if not root.exists():
         raise FileNotFoundError(f"{root}: no such file or folder.")
     if not root.is_dir():
+        if camera is None and root.suffix.lower() not in point_cloud.SUFFIXES:
+            camera = _camera_beside(root.parent)
         return Capture("file", root, (root,), None, unit, camera)
     if (root / "depth.txt").is_file():
         return _open_tum(root, camera, unit)
@@ -146,9 +148,13 @@ def open_capture(
     folder = root / "depth" if (root / "depth").is_dir() else root
     files = _numbered(folder)
     if camera is None:
-        beside = [place / name for place in (folder, root) for name in CAMERA_FILES]
-        camera = next((file for file in beside if file.is_file()), None)
+        camera = _camera_beside(folder, root)
     return Capture("folder", root, files, None, unit, camera)
+
+
+def _camera_beside(*folders: Path) -> Path | None:
+    files = [folder / name for folder in folders for name in CAMERA_FILES]
+    return next((file for file in files if file.is_file()), None)
 
 
 def _numbered(folder: Path) -> tuple[Path, ...]:
