@@ -16,6 +16,7 @@ from jrecon.geometry import rotation
 from jrecon.geometry.camera import make_camera, resize
 from jrecon.render import rasterize, render
 from jrecon.render.silhouette import find_pairs, find_rims
+from tests.quick import quick_jit
 from tests.render.boundary import boundary_integral
 from tests.render.programs import HEIGHT, WIDTH, draw, padded, rates, slopes
 
@@ -292,9 +293,7 @@ def test_batch_equals_loop():
     faces = padded(meshes[0], faces)[1]
     slope = jax.grad(lambda v: jnp.sum(jnp.sin(render(v, faces, camera).depth)))
     for together in (slope, jax.vmap(slope)):
-        # As in `check_derivatives`, compiling fast matters more than running fast.
-        quick = jax.jit(together, compiler_options={"xla_backend_optimization_level": 0})
-        for got, expected in zip(quick(batch), alone, strict=True):
+        for got, expected in zip(quick_jit(together)(batch), alone, strict=True):
             np.testing.assert_allclose(got[: len(meshes[0])], expected[0], atol=1e-4)
 
 

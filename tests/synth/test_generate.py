@@ -12,11 +12,18 @@ import jrecon
 from jrecon.model.parametric import pose
 from jrecon.render import render
 from jrecon.synth.devices import SENSORS
-from jrecon.synth.generate import SynthConfig, make_batch, make_example, make_source
+from jrecon.synth.generate import (
+    SynthConfig,
+    make_batch,
+    make_example,
+    make_examples,
+    make_source,
+)
 from jrecon.synth.pose_prior import PoseConfig
 from jrecon.synth.segmentation import RegionConfig, SegmentConfig
 from jrecon.synth.surroundings import SurroundingsConfig
 from tests.model.small_models import random_model
+from tests.quick import quick_jit
 from tests.synth.small_source import CONFIG, COUNT, small_source, undisturbed
 
 
@@ -66,17 +73,24 @@ def test_an_example_is_the_same_wherever_it_is_in_a_batch(source, examples, key)
 
 
 def test_an_example_is_the_same_on_any_number_of_devices(source, examples, key) -> None:
-    """One by one under `vmap`, as a GPU makes them, two on each of four devices. They are compiled
-    anew, so the last bit may differ."""
+    """Two on each of four. They are compiled anew, so the last bit may differ."""
     mesh = Mesh(np.array(jax.devices()), ("data",))
     everywhere, split = PartitionSpec(), PartitionSpec("data")
     make = jax.shard_map(
-        jax.vmap(make_example, (None, None, 0)), mesh=mesh,
+        make_examples, mesh=mesh,
         in_specs=(everywhere, everywhere, split), out_specs=split, check_vma=False,
     )  # fmt: skip
     numbers = jnp.arange(40, 40 + 2 * len(jax.devices()))
-    spread = jax.jit(make)(source, key, numbers)
+    spread = quick_jit(make)(source, key, numbers)
     assert_rounded(spread, jax.tree.map(lambda leaf: leaf[numbers], examples))
+
+
+@pytest.mark.slow
+def test_an_example_is_the_same_under_vmap(source, examples, key) -> None:
+    """As a GPU makes them."""
+    numbers = jnp.arange(40, 48)
+    together = jax.jit(jax.vmap(make_example, (None, None, 0)))(source, key, numbers)
+    assert_rounded(together, jax.tree.map(lambda leaf: leaf[numbers], examples))
 
 
 @pytest.mark.slow

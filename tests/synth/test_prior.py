@@ -14,14 +14,15 @@ from jrecon.model.formats import load_model
 from jrecon.model.parametric import ParametricModel, make_model
 from jrecon.synth.prior import sample_shape, shape_log_prob, shape_prior, shape_residuals
 from tests.derivatives import check_derivatives
+from tests.quick import quick_jit
 
 COVARIANCE = np.array([[1.0, 0.6, 0.2], [0.6, 1.5, -0.3], [0.2, -0.3, 0.8]])
 MEAN = np.array([[0.5, 0.0, -0.2], [-0.5, 0.3, 0.0]])
 # Its type stubs take a covariance for an int.
 gaussian: Any = stats.multivariate_normal
-draw_many = jax.jit(jax.vmap(sample_shape, (None, 0)))
-density = jax.jit(shape_log_prob)
-residuals = jax.jit(shape_residuals)
+draw_many = quick_jit(jax.vmap(sample_shape, (None, 0)))
+density = quick_jit(shape_log_prob)
+residuals = quick_jit(shape_residuals)
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import pytest
 
 from jrecon.geometry.camera import make_camera, unproject_depth
 from jrecon.synth.surroundings import SurroundingsConfig, surround
+from tests.quick import quick_jit
 
 CAMERA = make_camera(70.0, 70.0, 31.5, 31.5, 64, 64)
 UP = jnp.array([0.0, -np.cos(0.2), -np.sin(0.2)])
@@ -19,7 +20,6 @@ NONE = SurroundingsConfig(
 EVERYTHING = dataclasses.replace(
     NONE, floor_rate=1.0, wall_rate=1.0, clutter_rate=1.0, occluder_rate=1.0
 )
-build = jax.jit(surround)
 
 
 @pytest.fixture
@@ -35,25 +35,32 @@ def thing():
     return jnp.asarray(depth, jnp.float32), jnp.asarray(normals, jnp.float32)
 
 
-def scenes(config, thing, count=24, **options):
-    keys = jax.random.split(jax.random.key(3), count)
-    run = lambda k: surround(config, k, thing[0], thing[1], CAMERA, UP, **options)
-    return jax.jit(lambda keys: jax.lax.map(run, keys))(keys)
+KEYS = jax.random.split(jax.random.key(3), 24)
 
 
-def test_nothing_leaves_the_image_alone(key, thing):
+@jax.jit
+def scenes(config, thing, up=UP, floor=None):
+    """24 of one config."""
+    return jax.lax.map(lambda key: surround(config, key, *thing, CAMERA, up, floor), KEYS)
+
+
+def first(batch):
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[0], batch)
+
+
+def test_nothing_leaves_the_image_alone(thing):
     for config in (NONE, dataclasses.replace(EVERYTHING, nothing_rate=1.0)):
-        scene = build(config, key, *thing, CAMERA, UP)
+        scene = first(scenes(config, thing))
         np.testing.assert_array_equal(scene.depth, thing[0])
         np.testing.assert_array_equal(scene.normals, thing[1])
         np.testing.assert_array_equal(scene.object, thing[0] > 0)
         assert scene.hidden == 0
 
 
-def test_floor_lies_under_the_object(key, thing):
+def test_floor_lies_under_the_object(thing):
     config = dataclasses.replace(NONE, floor_rate=1.0)
     for options, level in (({}, None), (dict(floor=jnp.array(-1.2)), -1.2)):
-        scene = build(config, key, *thing, CAMERA, UP, **options)
+        scene = first(scenes(config, thing, **options))
         height = np.asarray(unproject_depth(CAMERA, scene.depth) @ UP)
         floor = np.asarray((scene.depth > 0) & ~scene.object)
         lowest = height[np.asarray(scene.object)].min()
@@ -111,20 +118,18 @@ def test_hidden_is_the_share_of_the_object_that_something_hides(thing):
     assert np.asarray(batch.hidden).max() > 0.3
 
 
-def test_an_image_without_the_object(key):
+def test_an_image_without_the_object():
     empty = jnp.zeros((64, 64)), jnp.zeros((64, 64, 3))
     for up in (UP, jnp.array([0.0, 0.0, -1.0]), jnp.array([0.0, 0.0, 1.0])):
-        scene = build(EVERYTHING, key, *empty, CAMERA, up)
+        scene = first(scenes(EVERYTHING, empty, up))
         assert np.isfinite(scene.depth).all() and np.isfinite(scene.normals).all()
         assert not np.asarray(scene.object).any() and scene.hidden == 0
         assert (np.asarray(scene.depth) >= 0).all()
 
 
 def test_batch_is_a_loop(thing):
-    keys = jax.random.split(jax.random.key(3), 6)
-    run = lambda k: surround(EVERYTHING, k, thing[0], thing[1], CAMERA, UP)
-    together = jax.jit(jax.vmap(run))(keys)
-    alone = jax.jit(lambda keys: jax.lax.map(run, keys))(keys)
-    close = np.isclose(together.depth, alone.depth, rtol=1e-4)
+    run = lambda config, key: surround(config, key, *thing, CAMERA, UP)
+    together = quick_jit(jax.vmap(run, (None, 0)))(EVERYTHING, KEYS)
+    close = np.isclose(together.depth, scenes(EVERYTHING, thing).depth, rtol=1e-4)
     # At the outline of a thing, rounding decides.
     assert close.mean() > 0.995
