@@ -4,13 +4,15 @@ import dataclasses
 import importlib
 import sys
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jrecon.model.anny import AnnySample, linear_model, read_anny, y_up
 from jrecon.model.parametric import Params, pose, zeros
+from tests.quick import quick_jit
+
+fast_pose = quick_jit(pose)
 
 
 @pytest.fixture
@@ -43,7 +45,7 @@ def coefficients(model, vertices):
 def test_linear_people_are_reproduced_with_their_joints(linear_people):
     model = linear_model(linear_people, 3)
     shape = jnp.asarray(coefficients(model, linear_people.vertices), jnp.float32)
-    posed = pose(model, dataclasses.replace(zeros(model), shape=shape))
+    posed = fast_pose(model, dataclasses.replace(zeros(model), shape=shape))
     np.testing.assert_allclose(posed.vertices, linear_people.vertices, atol=1e-5)
     np.testing.assert_allclose(posed.joints, linear_people.joints, atol=1e-5)
     assert (np.abs(shape) <= np.asarray(model.shape_limits[1]) + 1e-4).all()
@@ -114,10 +116,10 @@ def test_anny_itself_agrees(rng):
         y_up(deltas[:, 0, :3, 3].numpy()),
     )
     params = Params(*(jnp.asarray(value, jnp.float32) for value in parameters))
-    straight = jax.jit(pose)(model, dataclasses.replace(params, pose=0 * params.pose)).vertices
+    straight = fast_pose(model, dataclasses.replace(params, pose=0 * params.pose)).vertices
     straight = np.asarray(straight) - np.asarray(params.translation)[:, None]
     error = 1e3 * np.linalg.norm(straight - y_up(rest), axis=-1)
     assert error.mean() < 0.15
-    posed = np.asarray(jax.jit(pose)(model, params).vertices)
+    posed = np.asarray(fast_pose(model, params).vertices)
     error = 1e3 * np.linalg.norm(posed - y_up(moved), axis=-1)
     assert error.mean() < 0.5 and np.percentile(error, 99) < 5

@@ -9,6 +9,9 @@ import pytest
 
 from jrecon.model import formats, parametric
 from jrecon.model.parametric import Params
+from tests.quick import quick_jit
+
+fast_pose = quick_jit(parametric.pose)
 
 ASSET = resources.files("jrecon.model") / "assets" / "body.npz"
 
@@ -32,7 +35,7 @@ def place(model, shape=None, pose=None) -> np.ndarray:
         pose=zero.pose if pose is None else jnp.asarray(pose, jnp.float32),
         translation=zero.translation,
     )
-    return np.asarray(parametric.pose(model, params).vertices, np.float64)
+    return np.asarray(fast_pose(model, params).vertices, np.float64)
 
 
 def volume(vertices: np.ndarray, faces: np.ndarray) -> float:

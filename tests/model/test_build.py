@@ -9,6 +9,9 @@ from scipy.spatial.transform import Rotation
 from jrecon.model.build import build_model, make_meshes, make_skeleton
 from jrecon.model.formats import load_model, save_model
 from jrecon.model.parametric import Params, pose
+from tests.quick import quick_jit
+
+fast_pose = quick_jit(pose)
 
 SPREADS = np.array([0.03, 0.015, 0.007])
 
@@ -63,7 +66,7 @@ def test_parameters_reproduce_the_meshes(rng):
     vertices = draw(rng, template, modes, 12)
     model, report = build_model(make_meshes(vertices, faces), align_by="none", variance=1.0)
     params = Params(jnp.array(report.coefficients), jnp.zeros((12, 1, 3)), jnp.zeros((12, 3)))
-    np.testing.assert_allclose(pose(model, params).vertices, vertices, atol=1e-5)
+    np.testing.assert_allclose(fast_pose(model, params).vertices, vertices, atol=1e-5)
 
 
 def test_held_out_error_falls_to_the_noise(rng):
@@ -141,7 +144,7 @@ def test_a_rigid_class_turns_about_its_centroid(rng):
     assert model.num_joints == 1 and model.parents == (-1,)
     np.testing.assert_allclose(model.joints[0], np.mean(model.vertices, axis=0), atol=1e-5)
     turned = Params(jnp.ones(2), jnp.array([[0.0, jnp.pi, 0.0]]), jnp.zeros(3))
-    posed = pose(model, turned)
+    posed = fast_pose(model, turned)
     np.testing.assert_allclose(np.mean(posed.vertices, axis=0), model.joints[0], atol=1e-5)
 
 

@@ -6,7 +6,6 @@ import types
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -16,6 +15,9 @@ from jrecon.model.formats import load_model, save_model
 from jrecon.model.parametric import Params, pose
 from jrecon.model.smpl import read_smpl_family
 from tests.model.family_files import NUM_SHAPE, PARENTS, make_arrays, published_forward
+from tests.quick import quick_jit
+
+fast_pose = quick_jit(pose)
 
 FAMILIES = sorted(PARENTS)
 
@@ -31,7 +33,7 @@ def assert_forward_equal(model, family, arrays, atol=1e-5):
     translation = rng.normal(size=3)
     want = published_forward(family, arrays, shape, angles, translation)
     params = Params(*(jnp.asarray(value, jnp.float32) for value in (shape, angles, translation)))
-    got = jax.jit(pose)(model, params).vertices
+    got = fast_pose(model, params).vertices
     np.testing.assert_allclose(got, want, atol=atol)
 
 
