@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import tyro
 
 from jrecon.cli.build import BuildModel
-from jrecon.cli.command import Command, NothingFound, format_report
+from jrecon.cli.command import Command, NothingFound, format_error, format_report
 from jrecon.cli.demo import Demo
 from jrecon.cli.describe import Describe
 from jrecon.cli.doctor import Doctor
@@ -81,7 +81,7 @@ def _run(arguments: Sequence[str] | None) -> None:
     except (ValueError, OSError, ImportError) as error:
         if command.debug:
             raise
-        sys.stderr.write(f"jrecon: {error}\n")
+        sys.stderr.write(f"jrecon: {format_error(error)}\n")
         if not isinstance(error, NothingFound):
             sys.exit(EXIT_BAD_INPUT)
         if error.report is not None:

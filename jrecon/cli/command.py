@@ -63,7 +63,21 @@ def format_report(report: Report, *, as_json: bool) -> str:
     if as_json:
         return json.dumps(report, indent=2, allow_nan=False) + "\n"
     readable = {key.replace("_", " "): value for key, value in report.items()}
-    return "".join(f"{line}\n" for line in _lines(readable))
+    text = "".join(f"{line}\n" for line in _lines(readable))
+    return printable(text)
+
+
+def format_error(error: Exception) -> str:
+    """What was wrong, in one line."""
+    if isinstance(error, OSError) and error.strerror:
+        named = f"{os.fspath(error.filename)}: " if error.filename else ""
+        return printable(f"{named}{error.strerror}")
+    return printable(str(error))
+
+
+def printable(text: str) -> str:
+    """Names of files need not be text: what cannot be printed is escaped."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _lines(report: Report) -> list[str]:

@@ -7,6 +7,8 @@ import sys
 import time
 from collections.abc import Iterator
 
+from jrecon.cli.command import printable
+
 # Work that is over sooner needs no word.
 _QUIET_S = 1.0
 
@@ -16,6 +18,7 @@ def doing(text: str) -> Iterator[None]:
     """Says what takes a while: a moving line on a terminal, else one line at the beginning."""
     from rich.console import Console
 
+    text = printable(text)
     console = Console(stderr=True)
     began = time.monotonic()
     if console.is_terminal:
@@ -30,5 +33,5 @@ def doing(text: str) -> Iterator[None]:
 
 def say(text: str) -> None:
     """A line on standard error."""
-    sys.stderr.write(f"jrecon: {text}\n")
+    sys.stderr.write(printable(f"jrecon: {text}\n"))
     sys.stderr.flush()

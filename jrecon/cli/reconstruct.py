@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -96,7 +98,8 @@ class Reconstruct(Command):
         from jrecon.report import versions
 
         watch = Stopwatch()
-        setup = self._load()
+        # Not before there is something to reconstruct.
+        setup = functools.cache(self._load)
         results: list[dict[str, Any]] = []
         for file in self.files:
             try:
@@ -169,14 +172,17 @@ class Reconstruct(Command):
         recon = load(self.function)
         return Setup(recon, full, make_tape(recon.model))
 
-    def _one_file(self, file: Path, setup: Setup, watch: Stopwatch) -> list[dict[str, Any]]:
+    def _one_file(
+        self, file: Path, load: Callable[[], Setup], watch: Stopwatch
+    ) -> list[dict[str, Any]]:
         """Read, find, reconstruct, write; a record of each result."""
         from jrecon.report import camera_record, parameters, summary
 
         began = time.perf_counter()
         frame = read_one(file, self.camera, self.unit)
         compiled = watch.seconds
-        kept = self._choose(self._candidates(frame, setup.recon))
+        kept = self._choose(self._candidates(frame, load))
+        setup = load()
         seconds = {
             "all": round(time.perf_counter() - began, 2),
             "of_that_compiling": round(watch.seconds - compiled, 2),
@@ -197,7 +203,7 @@ class Reconstruct(Command):
             records.append(record)
         return records
 
-    def _candidates(self, frame: Frame, recon: Reconstructor) -> Iterator[Candidate]:
+    def _candidates(self, frame: Frame, load: Callable[[], Setup]) -> Iterator[Candidate]:
         """Objects of a frame, reconstructed one by one as they are asked for."""
         import jax
         import numpy as np
@@ -211,7 +217,7 @@ class Reconstruct(Command):
                 f"{frame.name}: reconstructing; the first time at {size} pixels this compiles, "
                 "for a minute, and is kept"
             ):
-                result = reconstruct(recon, frame.depth, frame.camera, mask)
+                result = reconstruct(load().recon, frame.depth, frame.camera, mask)
                 result = jax.tree.map(np.asarray, result)
             yield Candidate(mask, text, result, judge(result))
 
@@ -283,7 +289,8 @@ class Reconstruct(Command):
                 written.append(str(path))
         if self.preview is not None:
             path = self._named(self.preview, file, number)
-            title = f"{file.name}: {one.verdict.word}"
+            name = os.fsencode(file.name).decode("utf-8", "replace")
+            title = f"{name}: {one.verdict.word}"
             drawn = preview(setup.recon, one.result, frame.depth, frame.camera, one.mask, title)
             write_whole(path, encode_image(drawn, path.suffix), overwrite=self.overwrite)
         return written

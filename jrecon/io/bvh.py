@@ -11,6 +11,7 @@ a whole turn, so that curves can be edited and frames interpolated.
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,8 @@ from jrecon.io.rig import check_params
 from jrecon.model.parametric import ParametricModel, Params, dense_weights
 
 _ORDER = "ZXY"
+# Degrees between x and a right angle at which the other two angles are not told apart.
+_LOCKED = 1e-3
 _CHANNELS = "Zrotation Xrotation Yrotation"
 # The camera frame (y down, z forward) turned upright: half a turn about x.
 _UPRIGHT = Rotation.from_quat([1.0, 0.0, 0.0, 0.0])
@@ -109,8 +112,14 @@ def _depth_first(parents: tuple[int, ...], joint: int = 0) -> list[int]:
 
 def _smooth_angles(turns: Float[np.ndarray, "t 3 3"]) -> Float[np.ndarray, "t 3"]:
     """Euler angles in degrees that change as little as they can from frame to frame."""
-    angles = Rotation.from_matrix(turns).as_euler(_ORDER, degrees=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Gimbal lock")
+        angles = Rotation.from_matrix(turns).as_euler(_ORDER, degrees=True)
     for now, before in zip(angles[1:], angles[:-1], strict=True):
+        if 90 - abs(now[1]) < _LOCKED:
+            # Only the sum (difference) of the outer two is known here: y stays, z takes the rest.
+            now[0] += np.sign(now[1]) * (now[2] - before[2])
+            now[2] = before[2]
         # The same rotation: (z + 180, 180 - x, y + 180), and whole turns.
         other = np.array([now[0] + 180, 180 - now[1], now[2] + 180])
         both = np.stack([now, other])

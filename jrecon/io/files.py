@@ -29,6 +29,10 @@ def write_whole(path: str | os.PathLike[str], data: bytes, *, overwrite: bool = 
             file.flush()
             os.fsync(file.fileno())
         os.replace(scratch, path)
+    except OSError as error:
+        scratch.unlink(missing_ok=True)
+        # The name of the scratch file would tell nobody anything.
+        raise OSError(error.errno, f"not written: {error.strerror}", os.fspath(path)) from error
     except BaseException:
         scratch.unlink(missing_ok=True)
         raise

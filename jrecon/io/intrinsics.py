@@ -93,7 +93,7 @@ def read_lens(source: str | os.PathLike[str], size: Size | None = None) -> Lens:
     try:
         if figures is not None and not path.exists():
             return _checked(figures, None, size, note="as stated")
-        if not path.suffix and not path.exists() and path.name == text:
+        if not text or (not path.suffix and not path.exists() and path.name == text):
             near = difflib.get_close_matches(text.lower(), NAMED, 1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise ValueError(
