@@ -320,7 +320,7 @@ def test_one_function_serves_every_sensor_and_a_noise_sweep(key):
 
 def test_mixture_shares(key):
     mix = mixture([devices.ideal(), devices.stereo(), devices.ideal()], [1, 3, 0])
-    index, _ = jax.vmap(lambda k: choose(mix, k))(jax.random.split(key, 4000))
+    index, _ = jax.jit(jax.vmap(lambda k: choose(mix, k)))(jax.random.split(key, 4000))
     shares = np.bincount(np.asarray(index), minlength=3) / 4000
     np.testing.assert_allclose(shares, [0.25, 0.75, 0], atol=0.03)
     with pytest.raises(ValueError, match="share"):
@@ -331,7 +331,7 @@ def test_mixture_shares(key):
 
 def test_jitter_varies_amounts_only(key):
     base = devices.stereo()
-    varied = jax.vmap(lambda k: jitter(base, k))(jax.random.split(key, 500))
+    varied = jax.jit(jax.vmap(lambda k: jitter(base, k)))(jax.random.split(key, 500))
     ratio = np.asarray(varied.disparity_noise_px) / base.disparity_noise_px
     assert 0.5 <= ratio.min() < 0.55 and 1.9 < ratio.max() <= 2.0
     assert abs(np.corrcoef(ratio, np.asarray(varied.edge_px))[0, 1]) < 0.2

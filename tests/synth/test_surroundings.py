@@ -38,10 +38,16 @@ def thing():
 KEYS = jax.random.split(jax.random.key(3), 24)
 
 
-@jax.jit
 def scenes(config, thing, up=UP, floor=None):
     """24 of one config."""
-    return jax.lax.map(lambda key: surround(config, key, *thing, CAMERA, up, floor), KEYS)
+    return _scenes(config, thing, up, floor)
+
+
+@jax.jit
+def _scenes(config, thing, up, floor):
+    return jax.lax.map(
+        lambda key: surround(config, key, thing[0], thing[1], CAMERA, up, floor), KEYS
+    )
 
 
 def first(batch):
@@ -128,7 +134,7 @@ def test_an_image_without_the_object():
 
 
 def test_batch_is_a_loop(thing):
-    run = lambda config, key: surround(config, key, *thing, CAMERA, UP)
+    run = lambda config, key: surround(config, key, thing[0], thing[1], CAMERA, UP)
     together = quick_jit(jax.vmap(run, (None, 0)))(EVERYTHING, KEYS)
     close = np.isclose(together.depth, scenes(EVERYTHING, thing).depth, rtol=1e-4)
     # At the outline of a thing, rounding decides.
