@@ -85,6 +85,8 @@ class Reconstruct(Command):
     """Write what is printed to one file, .json, with all parameters."""
     preview: Annotated[Path | None, arg(metavar="FILE")] = None
     """Draw the depth map, the model over it, their difference, two other views: .png, .jpg."""
+    html: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Write a page to turn the result around, with pictures and figures; one file, .html."""
     debug_dir: Annotated[Path | None, arg(metavar="DIR")] = None
     """Draw there what the search for the object removed, and why; created if missing."""
     keep: bool = False
@@ -141,6 +143,7 @@ class Reconstruct(Command):
             (self.out, (".glb",)),
             (self.params, (".npz",)),
             (self.preview, (".png", ".jpg")),
+            (self.html, (".html",)),
         ]
         for path, suffixes in outputs:
             if path is not None:
@@ -200,6 +203,9 @@ class Reconstruct(Command):
                 "seconds": seconds,
                 "parameters": parameters(setup.recon, one.result),
             }
+            if self.html is not None:
+                page = self._named(self.html, file, number if self.all else None)
+                self._write_page(page, record, one, frame, setup.recon)
             records.append(record)
         return records
 
@@ -294,6 +300,24 @@ class Reconstruct(Command):
             drawn = preview(setup.recon, one.result, frame.depth, frame.camera, one.mask, title)
             write_whole(path, encode_image(drawn, path.suffix), overwrite=self.overwrite)
         return written
+
+    def _write_page(
+        self,
+        path: Path,
+        record: dict[str, Any],
+        one: Candidate,
+        frame: Frame,
+        recon: Reconstructor,
+    ) -> None:
+        from jrecon.io.files import write_whole
+        from jrecon.report import versions
+        from jrecon.viewer.html import html_report
+
+        record = {**record, "function": self.function, "versions": versions()}
+        title = Path(record["file"]).name
+        seen = frame.depth, frame.camera, one.mask
+        page = html_report(recon, one.result, *seen, record, title)
+        write_whole(path, page.encode("utf-8", "replace"), overwrite=self.overwrite)
 
 
 def read_one(file: Path, camera: str | None, unit: str | None) -> Frame:
