@@ -21,17 +21,16 @@ Word = Literal["good", "doubtful", "refused"]
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What a result must reach; below the second figure it is refused, in between doubtful."""
+    """What a result must reach: past the second figure it is refused, in between doubtful."""
 
-    explained: tuple[float, float] = (0.55, 0.40)
-    """Share of the object's pixels that the model meets to 50 mm."""
-    overlap: tuple[float, float] = (0.60, 0.45)
-    """Of the outlines, intersection over union."""
-    visible: tuple[float, float] = (0.60, 0.35)
+    agreement: tuple[float, float] = (0.42, 0.30)
+    """Share of the object's pixels that the model meets to 50 mm, times the overlap of the
+    outlines (intersection over union)."""
+    visible: tuple[float, float] = (0.60, 0.40)
     """Share of the model's pixels that show the object: the rest is hidden or out of the image."""
-    residual_mm: tuple[float, float] = (30.0, 50.0)
+    residual_mm: tuple[float, float] = (30.0, 45.0)
     """Median distance in depth."""
-    predicted_std_mm: tuple[float, float] = (300.0, 400.0)
+    predicted_std_mm: tuple[float, float] = (300.0, 350.0)
     """What the learned function thought that its joints are off by, before refinement."""
 
 
@@ -49,10 +48,9 @@ class Verdict:
 def judge(result: Reconstruction, limits: Limits = Limits()) -> Verdict:
     """The verdict on one reconstruction (no batch axes)."""
     fit, agreement = result.fit, result.fit.agreement
-    explained, overlap = float(agreement.inlier_share), float(agreement.overlap)
+    merit = float(agreement.inlier_share) * float(agreement.overlap)
     figures = {
-        "explained": (explained, "of the object's pixels are explained by the model"),
-        "overlap": (overlap, "is all that the outlines overlap"),
+        "agreement": (merit, "agreement (pixels explained, times overlap of the outlines)"),
         "visible": (float(agreement.visible_share), "of the model shows the object"),
         "residual_mm": (float(agreement.residual_mm), "mm apart in depth, in the middle"),
         "predicted_std_mm": (
@@ -73,4 +71,4 @@ def judge(result: Reconstruction, limits: Limits = Limits()) -> Verdict:
         wanted = f"at least {fine:.0%}" if sign > 0 else f"at most {fine:.0f}"
         reasons.append(f"{shown} {text} ({wanted} for a good result)")
     word: Word = "refused" if refused else "doubtful" if reasons else "good"
-    return Verdict(word, tuple(reasons), explained * overlap)
+    return Verdict(word, tuple(reasons), merit)

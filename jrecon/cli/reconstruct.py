@@ -228,15 +228,17 @@ class Reconstruct(Command):
             yield Candidate(mask, text, result, judge(result))
 
     def _choose(self, candidates: Iterator[Candidate]) -> list[Candidate]:
-        """The first good one, or else the best; or all that are not refused."""
+        """All that are not refused; or the first good one, else the first doubtful one. If there
+        is none, the one that agrees best."""
         seen: list[Candidate] = []
         for one in candidates:
             seen.append(one)
             if one.verdict.word == "good" and not self.all:
                 return [one]
-        seen.sort(key=lambda one: -one.verdict.merit)
-        agreeing = [one for one in seen if one.verdict.word != "refused"]
-        return (agreeing or seen[:1]) if self.all else (agreeing or seen)[:1]
+        passed = [one for one in seen if one.verdict.word != "refused"]
+        if passed:
+            return passed if self.all else passed[:1]
+        return [max(seen, key=lambda one: one.verdict.merit)]
 
     def _objects(self, frame: Frame) -> Iterator[tuple[np.ndarray, str]]:
         """Masks, and how they were come by."""
