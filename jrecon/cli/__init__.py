@@ -27,6 +27,7 @@ from jrecon.cli.people import People
 from jrecon.cli.reconstruct import Reconstruct
 from jrecon.cli.synth import Synth
 from jrecon.cli.train import Train
+from jrecon.cli.view import View
 
 __all__ = ["main"]
 
@@ -44,6 +45,7 @@ _COMMANDS = {
     "describe": Describe,
     "demo": Demo,
     "people": People,
+    "view": View,
     "export": Export,
     "convert": Convert,
     "build-model": BuildModel,

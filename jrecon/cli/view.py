@@ -1,0 +1,101 @@
+"""`jrecon view`: a page in the browser to look at captures, results and synthesis."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import time
+import webbrowser
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import Positional, arg
+
+from jrecon.cli.command import Command, Report
+from jrecon.cli.compiled import keep_compiled
+from jrecon.cli.progress import doing, say
+
+if TYPE_CHECKING:
+    from viser import ViserServer
+
+    from jrecon.io.sequence import Capture
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class View(Command):
+    """Look at a depth map, a folder of them, or at synthesis, in a page in the browser.
+
+    The page shows the measured points, the model over them, its skeleton and the camera; the model
+    can be changed by sliders and fitted again. Needs the extra `view`: pip install 'jrecon[view]'.
+
+    Example: jrecon view depth.png --camera d435
+    """
+
+    path: Annotated[Positional[Path | None], arg(metavar="PATH")] = None
+    """A depth map or a folder of them; see docs/inputs.md. Others are uploaded from the page."""
+    camera: Annotated[str | None, arg(metavar="CAMERA")] = None
+    """File with intrinsics, `fx,fy,cx,cy`, or the name of a sensor (d435, kinect2, ...)."""
+    unit: Annotated[str | None, arg(metavar="UNIT")] = None
+    """Of depth: m, mm, tum, or metres for one count; by the format if left out."""
+    synthetic: bool = False
+    """Change shape, pose, viewpoint and sensor, and watch the depth map change."""
+    function: str = "body"
+    """What to look for: `body`, or a file that `jrecon train` wrote."""
+    host: str = "127.0.0.1"
+    """Address to listen on. Other than this machine's own, whoever reaches it can use the page."""
+    port: int = 8080
+    """Or the next one that is free."""
+    open_browser: bool = False
+    """Open the page in the browser."""
+
+    def run(self) -> Report:
+        capture = self._check()
+        keep_compiled()
+        from jrecon.viewer.live import start_server
+
+        server = start_server(self.host, self.port)
+        url = f"http://{server.get_host()}:{server.get_port()}"
+        if self.synthetic:
+            self._show_synthetic(server)
+        else:
+            self._show_capture(server, capture)
+        say(f"the page is at {url}; end with Ctrl-C.")
+        if self.open_browser:
+            webbrowser.open(url)
+        try:
+            while True:
+                time.sleep(3600)
+        except KeyboardInterrupt:
+            server.stop()
+        return {"page": url}
+
+    def _check(self) -> Capture | None:
+        """Everything that can be refused before the page is there."""
+        if importlib.util.find_spec("viser") is None:
+            raise ImportError("jrecon view needs viser: pip install 'jrecon[view]'.")
+        if self.synthetic and self.path is not None:
+            raise ValueError(f"--synthetic shows no capture; leave out {self.path}.")
+        if not 0 < self.port < 2**16:
+            raise ValueError(f"port: got {self.port}, need 1 to {2**16 - 1}.")
+        if self.path is None:
+            return None
+        from jrecon.io.sequence import open_capture
+
+        return open_capture(self.path, camera=self.camera, unit=self.unit)
+
+    def _show_synthetic(self, server: ViserServer) -> None:
+        from jrecon.reconstruct import load
+        from jrecon.viewer.synthetic_page import SyntheticPage
+
+        with doing("loading the model"):
+            SyntheticPage(server, load(self.function).model)
+
+    def _show_capture(self, server: ViserServer, capture: Capture | None) -> None:
+        from jrecon.viewer.capture_page import CapturePage
+        from jrecon.viewer.results import load_subject
+
+        with doing("loading the model and its function"):
+            subject = load_subject(self.function)
+        page = CapturePage(server, subject, camera=self.camera, unit=self.unit)
+        if capture is not None:
+            page.worker.submit("open", lambda: page.open(capture))

@@ -1,0 +1,259 @@
+"""The live page of captures: frames, what was found in them, and what somebody makes of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import viser
+
+from jrecon.geometry.camera import Camera
+from jrecon.io.sequence import Capture, Frame
+from jrecon.model.parametric import Params, zeros
+from jrecon.viewer import results
+from jrecon.viewer.arrays import COLORINGS, bones, colors_of, depth_picture, make_cloud
+from jrecon.viewer.html import energy_picture
+from jrecon.viewer.panels import ModelPanel, by_hand, layer_panel
+from jrecon.viewer.results import Found, Subject
+from jrecon.viewer.stage import Stage
+from jrecon.viewer.upload import MAX_BYTES, check_camera, read_upload
+from jrecon.viewer.worker import Worker
+
+# Results of frames that are kept, the newest ones: about 100 kB each.
+_KEPT = 256
+# Frames per second of a capture that does not say.
+_FPS = 15.0
+_BLANK = np.full((2, 2, 3), 255, np.uint8)
+
+
+class CapturePage:
+    """Builds the page and answers it. All work is done by one `Worker`."""
+
+    def __init__(
+        self,
+        server: viser.ViserServer,
+        subject: Subject,
+        *,
+        camera: str | Path | None = None,
+        unit: str | None = None,
+    ) -> None:
+        self._server, self._subject = server, subject
+        self._camera, self._unit = camera, unit
+        self.stage = Stage(server)
+        self.worker = Worker(lambda error: self.say(f"**{_plain(error)}**"))
+        self._capture: Capture | None = None
+        self._frame: Frame | None = None
+        self._seen: tuple[Any, Camera, Any] | None = None
+        self.found: Found | None = None
+        self._kept: OrderedDict[int, Found] = OrderedDict()
+        self._status = server.gui.add_markdown("")
+        tabs = server.gui.add_tab_group()
+        with tabs.add_tab("Result"):
+            self._result_tab()
+        with tabs.add_tab("Show"):
+            self._show_tab()
+        with tabs.add_tab("Model"):
+            start = _in_front(subject)
+            fitted = subject.recon.fitter.shapes
+            self.panel = ModelPanel(server, subject.recon.model, start, self._edited, shapes=fitted)
+        self.say("Choose a depth map.")
+
+    def say(self, text: str) -> None:
+        """The line at the top of the page."""
+        self._status.content = text
+
+    # Building ------------------------------------------------------------------------------------
+
+    def _result_tab(self) -> None:
+        gui = self._server.gui
+        with gui.add_folder("Frames", visible=False) as self._frames:
+            self._index = gui.add_slider("frame", 0, 1, 1, 0)
+            self._play = gui.add_checkbox("play", False)
+            self._each = gui.add_checkbox("reconstruct each", False)
+        self._index.on_update(lambda event: self.worker.submit("frame", self._show_index))
+        self._each.on_update(by_hand(lambda _: self.worker.submit("frame", self._show_index)))
+        self._play.on_update(lambda event: self._run() if event.target.value else None)
+        again = gui.add_button("Reconstruct")
+        again.on_click(by_hand(lambda _: self.worker.submit("find", self.reconstruct)))
+        refine = gui.add_button("Refine again", hint="From where the sliders are")
+        refine.on_click(by_hand(lambda _: self.worker.submit("refine", self.refine)))
+        self._energy = gui.add_image(_BLANK, label="Energy", visible=False)
+        names = ("person.glb", "person.npz", "report.json", "report.html")
+        save = gui.add_dropdown("file", names)
+        download = gui.add_button("Download")
+        download.on_click(
+            by_hand(lambda event: self.worker.submit("file", lambda: self._send(event, save.value)))
+        )
+        with gui.add_folder("Another depth map"):
+            own = "as at the start" if self._camera else "fx,fy,cx,cy or d435, kinect2, ..."
+            self._camera_text = gui.add_text("camera", "", hint=f"If empty: {own}")
+            self._unit_text = gui.add_text("unit", "", hint="m, mm, tum; by the format if empty")
+            upload = gui.add_upload_button(f"Upload (at most {MAX_BYTES // 2**20} MB)")
+        upload.on_upload(lambda event: self.take_upload(event.target.value))
+
+    def _show_tab(self) -> None:
+        gui = self._server.gui
+        layer_panel(self._server, self.stage)
+        self._coloring = gui.add_dropdown("model in", COLORINGS, initial_value="residual")
+        self._coloring.on_update(by_hand(lambda _: self.worker.submit("draw", self.redraw)))
+        gui.add_markdown(
+            "*residual*: red before the measured surface, blue behind it, 100 mm; "
+            "*uncertainty*: standard deviation, 0 (dark) to 100 mm (yellow)."
+        )
+        self._picture = gui.add_image(_BLANK, label="Depth, yellow near; the object outlined")
+
+    # Frames --------------------------------------------------------------------------------------
+
+    def open(self, capture: Capture) -> None:
+        """Show a capture, from its first frame on, and reconstruct that."""
+        self._capture = capture
+        self._kept.clear()
+        many = len(capture) > 1
+        self._frames.visible = many
+        if many:
+            self._index.max = len(capture) - 1
+        self._index.value = 0
+        self.show_frame(capture.read(0))
+        self.reconstruct()
+
+    def take_upload(self, file: viser.UploadedFile) -> None:
+        """A file from the page: read, shown and reconstructed, or refused with a reason."""
+        text, unit = self._camera_text.value.strip(), self._unit_text.value.strip()
+
+        def job() -> None:
+            if text:
+                check_camera(text)
+            camera = text or (None if self._camera is None else str(self._camera))
+            frame = read_upload(file.name, file.content, camera=camera, unit=unit or self._unit)
+            self._capture = None
+            self._frames.visible = False
+            self.show_frame(frame)
+            self.reconstruct()
+
+        self.worker.submit("upload", job)
+
+    def show_frame(self, frame: Frame) -> None:
+        """A frame without a result yet."""
+        mask = np.zeros(frame.depth.shape, bool)
+        self._frame, self.found = frame, None
+        self._place(mask)
+        self.stage.show_camera(frame.camera)
+        known = frame.depth[frame.depth > 0]
+        middle = float(np.median(known)) if known.size else 2.0
+        self.stage.look_from(self._server, np.array([0.0, 0.0, middle]))
+        self.say(f"**{_safe(frame.name)}**: " + "; ".join(map(_safe, frame.notes)))
+
+    def _place(self, mask: np.ndarray) -> None:
+        assert self._frame is not None
+        frame = self._frame
+        self._seen = jnp.asarray(frame.depth), frame.camera, jnp.asarray(mask)
+        self.stage.show_cloud(make_cloud(frame.depth, frame.camera, mask))
+        self._picture.image = depth_picture(frame.depth, mask if mask.any() else None)
+
+    def _show_index(self) -> None:
+        if self._capture is None:
+            return
+        index = int(self._index.value)
+        self.show_frame(self._capture.read(index))
+        if index in self._kept:
+            self._take(self._kept[index])
+        elif self._each.value:
+            self.reconstruct()
+
+    def _run(self) -> None:
+        """Plays until the box is unchecked; no faster than frames can be shown."""
+        while self._play.value and self._capture is not None:
+            began = time.monotonic()
+            self._index.value = (int(self._index.value) + 1) % len(self._capture)
+            self.worker.wait()
+            step = 1 / (self._capture.fps or _FPS)
+            time.sleep(max(0.0, step - (time.monotonic() - began)))
+
+    # Results -------------------------------------------------------------------------------------
+
+    def reconstruct(self) -> None:
+        """Find the object of the frame that is shown."""
+        if self._frame is None:
+            raise ValueError("Choose a depth map first.")
+        self.say(
+            f"**{_safe(self._frame.name)}**: reconstructing; the first image of a size compiles "
+            "for a minute."
+        )
+        found = results.find(self._subject, self._frame)
+        if self._capture is not None:
+            self._kept[int(self._index.value)] = found
+            while len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
+        self._take(found)
+
+    def refine(self) -> None:
+        """Fit again from where the sliders are."""
+        if self.found is None:
+            raise ValueError("Reconstruct first.")
+        self.say("Refining; the first time this compiles for a minute.")
+        self._take(results.refine(self._subject, self.found, self.panel.edits.now))
+
+    def _take(self, found: Found) -> None:
+        self.found = found
+        self._place(found.mask)
+        self.panel.begin(found.result.params)
+        self.redraw()
+        self._energy.image = energy_picture(np.asarray(found.result.fit.history), 440, 260)
+        self._energy.visible = True
+        self.say(_verdict(found))
+
+    def _edited(self) -> None:
+        self.worker.submit("draw", self.redraw)
+
+    def redraw(self) -> None:
+        """The model of the sliders, over the frame."""
+        if self._seen is None:
+            return
+        params = self.panel.edits.now
+        drawn = results.draw(self._subject, params, self._seen)
+        std = None if self.found is None else np.asarray(self.found.result.fit.vertex_std)
+        colors = colors_of(self._coloring.value, drawn.gap, std)
+        model = self._subject.recon.model
+        self.stage.show_surface(drawn.vertices, np.asarray(model.faces), colors)
+        self.stage.show_bones(bones(drawn.joints, model.parents))
+
+    def _send(self, event: Any, name: str) -> None:
+        if self.found is None:
+            raise ValueError("Reconstruct first.")
+        content = results.files(self._subject, self.found, self.panel.edits.now)[name]
+        event.client.send_file_download(name, content, save_immediately=True)
+
+
+def _in_front(subject: Subject) -> Params:
+    """The template, upright and facing the camera, two metres ahead."""
+    params = zeros(subject.recon.model)
+    turned = np.array(params.pose, np.float32)
+    turned[0, 0] = np.pi
+    ahead = np.array([0, 0, 2.5], np.float32)
+    return dataclasses.replace(params, pose=turned, translation=ahead)
+
+
+def _verdict(found: Found) -> str:
+    agreement = found.result.fit.agreement
+    figures = (
+        f"{float(agreement.residual_mm):.0f} mm apart, {float(agreement.inlier_share):.0%} "
+        f"explained, outlines overlap {float(agreement.overlap):.0%}"
+    )
+    why = "".join(f"\n\n{reason}" for reason in found.verdict.reasons)
+    return f"**{_safe(found.frame.name)}: {found.verdict.word}**; {figures}{why}"
+
+
+def _safe(text: str) -> str:
+    """Text of a stranger in Markdown: nothing of it is markup."""
+    return "".join(f"\\{c}" if c in r"\`*_{}[]()<>#+-!|" else c for c in text)
+
+
+def _plain(error: Exception) -> str:
+    """What went wrong, for a page: a message of ours, or the kind of a surprise."""
+    known = isinstance(error, ValueError | OSError)
+    return _safe(str(error)) if known else f"unexpected: {type(error).__name__}"

@@ -1,0 +1,83 @@
+"""The server of the live page: on this machine alone unless told otherwise, with limited uploads.
+
+The page can name no file of this machine: it shows what the command line named, and what it
+uploads. Built on viser (https://viser.studio), an optional dependency.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import viser
+from viser import _messages
+
+from jrecon.viewer.upload import MAX_BYTES, check_size, safe_name
+
+LOOPBACK = "127.0.0.1"
+# Uploads of all pages that are under way at once.
+_AT_ONCE = 4
+
+
+def start_server(host: str = LOOPBACK, port: int = 8080) -> viser.ViserServer:
+    """A page without content, with limits on uploads.
+
+    Args:
+      port: the first one that is tried; the next free one is taken.
+    """
+    server = viser.ViserServer(host=host, port=port, label="jrecon", verbose=False)
+    # Sharing would make the page public through a server elsewhere.
+    server.gui.configure_theme(
+        control_layout="fixed", control_width="large", show_logo=False, show_share_button=False
+    )
+    limit_uploads(server)
+    return server
+
+
+def limit_uploads(server: viser.ViserServer) -> None:
+    """Refuse uploads by the size that they announce, and end those that turn out larger.
+
+    viser itself keeps in memory whatever a page sends, and has no setting for this, so its two
+    handlers are put behind checks.
+    """
+    gui: Any = server.gui
+    interface, under_way = gui._websock_interface, gui._current_file_upload_states
+    begin, go_on = gui._handle_file_transfer_start, gui._handle_file_transfer_part
+
+    def refuse(client_id: int, message: Any, reason: str) -> None:
+        under_way.pop(message.transfer_uuid, None)
+        client = server.get_clients().get(client_id)
+        if client is not None:
+            client.add_notification("Not taken", reason, color="red")
+        # As if all had arrived, so that the page does not wait for it.
+        done = _messages.FileTransferPartAck(
+            message.source_component_uuid, message.transfer_uuid, 1, 1
+        )
+        interface.queue_message(done)
+
+    def guarded_begin(client_id: int, message: _messages.FileTransferStartUpload) -> None:
+        try:
+            check_size(message.filename, message.size_bytes)
+        except ValueError as error:
+            refuse(client_id, message, str(error))
+            return
+        if len(under_way) >= _AT_ONCE:
+            refuse(client_id, message, f"{safe_name(message.filename)}: wait for the others.")
+            return
+        begin(client_id, message)
+
+    def guarded_part(client_id: int, message: _messages.FileTransferPart) -> None:
+        state = under_way.get(message.transfer_uuid)
+        if state is None:
+            return
+        arrived = state["transferred_bytes"] + len(message.content)
+        if arrived > min(state["total_bytes"], MAX_BYTES):
+            refuse(client_id, message, f"{safe_name(state['filename'])}: larger than announced.")
+            return
+        go_on(client_id, message)
+
+    for kind, old, new in (
+        (_messages.FileTransferStartUpload, begin, guarded_begin),
+        (_messages.FileTransferPart, go_on, guarded_part),
+    ):
+        interface.unregister_handler(kind, old)
+        interface.register_handler(kind, new)
