@@ -20,30 +20,31 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from experiments.provenance import provenance
+from jrecon.candidates import Candidate, attempt, attempts, choose
 from jrecon.cli.compiled import keep_compiled
 from jrecon.geometry.camera import Camera
 from jrecon.io.depth import read_depth, read_mask
 from jrecon.io.files import encode_image, write_whole
 from jrecon.io.intrinsics import read_camera
-from jrecon.io.segment import find_objects
-from jrecon.judge import Verdict, judge
+from jrecon.io.segment import Segment, find_objects
 from jrecon.measure import Tape, make_tape
 from jrecon.overlay import views
 from jrecon.pictures import Image, downsample, sheet
-from jrecon.reconstruct import Reconstruction, Reconstructor, load, reconstruct
+from jrecon.reconstruct import Reconstructor, load
 from jrecon.report import summary
 
 # Candidates of a frame that are tried, as the command does; frames in the picture.
 TRIED, SHOWN = 3, 8
 FIGURES = (
-    "residual_mm", "explained", "overlap", "visible", "predicted_joint_std_mm", "vertex_std_mm",
+    "agreement", "residual_mm", "explained", "overlap", "visible", "predicted_joint_std_mm",
+    "vertex_std_mm",
 )  # fmt: skip
-Case = tuple[str, str, np.ndarray, Camera, list[np.ndarray], np.ndarray | None]
-"""Kind, name, depth, camera, masks to try, and one to compare with."""
+Sought = np.ndarray | tuple[Segment, ...]
+Case = tuple[str, str, np.ndarray, Camera, Sought, np.ndarray | None]
+"""Kind, name, depth, camera, a mask or segments, and a mask to compare with."""
 
 
 def people(folder: Path, every: int) -> Iterator[Case]:
@@ -51,8 +52,8 @@ def people(folder: Path, every: int) -> Iterator[Case]:
     for path in sorted(folder.glob("*_depth.png"))[::every]:
         depth = read_depth(path).depth
         near = read_mask(str(path).replace("_depth", "_mask"), (camera.width, camera.height))
-        found = find_objects(depth, camera).segments[:TRIED]
-        yield "man", path.stem, depth, camera, [one.mask for one in found], near
+        found = find_objects(depth, camera).segments
+        yield "man", path.stem, depth, camera, found, near
 
 
 def hands(folder: Path, every: int) -> Iterator[Case]:
@@ -61,11 +62,11 @@ def hands(folder: Path, every: int) -> Iterator[Case]:
         mask = read_mask(str(path).replace("_depth", "_mask"), (camera.width, camera.height))
         for unit in ("sr305", "mm"):
             depth = read_depth(path, unit=unit).depth
-            found = find_objects(depth, camera).segments[:TRIED]
-            yield f"hand as {unit}", path.stem, depth, camera, [mask], None
+            found = find_objects(depth, camera).segments
+            yield f"hand as {unit}", path.stem, depth, camera, mask, None
             if found:
                 kind = f"found beside a hand as {unit}"
-                yield kind, path.stem, depth, camera, [one.mask for one in found], None
+                yield kind, path.stem, depth, camera, found, None
 
 
 def walls(camera: Camera) -> Iterator[Case]:
@@ -85,39 +86,36 @@ def walls(camera: Camera) -> Iterator[Case]:
     for name, depth in shapes.items():
         noisy = depth + 0.004 * rng.normal(size=depth.shape).astype(np.float32)
         behind = np.where(upright, noisy, 3.5).astype(np.float32)
-        yield "wall", name, behind, camera, [upright], None
-        yield "wall", f"{name}, all of it", noisy.astype(np.float32), camera, [upright], None
+        yield "wall", name, behind, camera, upright, None
+        yield "wall", f"{name}, all of it", noisy.astype(np.float32), camera, upright, None
 
 
-def best(
-    recon: Reconstructor, case: Case
-) -> tuple[np.ndarray, Reconstruction, Verdict, float] | None:
-    """What the command would return: the first good candidate, or the best; and milliseconds."""
-    _, _, depth, camera, masks, _ = case
+def best(recon: Reconstructor, case: Case) -> tuple[Candidate | None, float]:
+    """What the command would return, and milliseconds."""
+    _, _, depth, camera, sought, _ = case
     began = time.perf_counter()
-    tried = []
-    for mask in masks:
-        result = jax.tree.map(np.asarray, reconstruct(recon, depth, camera, mask))
-        tried.append((mask, result, judge(result)))
-        if tried[-1][2].word == "good":
-            break
-    if not tried:
-        return None
-    passed = [one for word in ("good", "doubtful") for one in tried if one[2].word == word]
-    mask, result, verdict = passed[0] if passed else max(tried, key=lambda one: one[2].merit)
-    return mask, result, verdict, 1e3 * (time.perf_counter() - began)
+    if isinstance(sought, np.ndarray):
+        found = [attempt(recon, depth, camera, sought)]
+    else:
+        found = choose(attempts(recon, depth, camera, sought[:TRIED]))
+    return (found or [None])[0], 1e3 * (time.perf_counter() - began)
 
 
-def row(recon: Reconstructor, tape: Tape | None, case: Case, found: Any) -> dict[str, Any]:
-    kind, name, _, _, masks, near = case
+def row(
+    recon: Reconstructor,
+    tape: Tape | None,
+    case: Case,
+    found: Candidate | None,
+    milliseconds: float,
+) -> dict[str, Any]:
+    kind, name, _, _, _, near = case
     if found is None:
         return {"kind": kind, "name": name, "verdict": "refused", "why": ["nothing stands out"]}
-    mask, result, verdict, milliseconds = found
-    record: dict[str, Any] = {"kind": kind, "name": name, "candidates": len(masks)}
-    record |= summary(recon, result, verdict, tape)
-    record["ms"] = round(milliseconds, 1)
+    record: dict[str, Any] = {"kind": kind, "name": name}
+    record |= summary(recon, found.result, found.verdict, tape)
+    record |= {"agreement": round(found.verdict.merit, 3), "ms": round(milliseconds, 1)}
     if near is not None:
-        record["mask_iou"] = round(float((mask & near).sum() / (mask | near).sum()), 3)
+        record["mask_iou"] = round(float((found.mask & near).sum() / (found.mask | near).sum()), 3)
     return record
 
 
@@ -176,12 +174,12 @@ def main() -> None:
         *hands(args.data / "hand_sr305", args.every),
         *walls(camera),
     ):
-        found = best(recon, case)
-        rows.append(row(recon, tape, case, found))
+        found, milliseconds = best(recon, case)
+        rows.append(row(recon, tape, case, found, milliseconds))
         shown = {key: rows[-1].get(key) for key in ("kind", "name", "verdict", *FIGURES, "ms")}
         print(json.dumps(shown), flush=True)
         if args.sheet and found and case[1] in shown_names:
-            panels += views(recon, found[1], case[2], camera, found[0])[:3]
+            panels += views(recon, found.result, case[2], camera, found.mask)[:3]
             captions += caption(rows[-1])
     report = provenance(f"experiments/people_d435.py --data DATA --every {args.every}")
     report |= {"summary": figures(rows), "frames": rows}

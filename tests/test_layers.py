@@ -26,7 +26,7 @@ LAYERS = (
     ("io",),
     ("reconstruct",),
     ("judge", "overlay"),
-    ("report",),
+    ("candidates", "report"),
     ("viewer",),
     ("cli",),
     ("__init__", "__main__"),

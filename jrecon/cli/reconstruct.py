@@ -18,27 +18,15 @@ from jrecon.cli.compiled import Stopwatch, keep_compiled
 from jrecon.cli.progress import doing, say
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from jrecon.candidates import Candidate
     from jrecon.io.segment import Segmentation
     from jrecon.io.sequence import Frame
-    from jrecon.judge import Verdict
     from jrecon.measure import Tape
     from jrecon.model.parametric import ParametricModel
-    from jrecon.reconstruct import Reconstruction, Reconstructor
+    from jrecon.reconstruct import Reconstructor
 
 # Segments of an image that are tried until one is a person.
 _TRIED, _TRIED_ALL = 3, 8
-
-
-@dataclasses.dataclass(frozen=True)
-class Candidate:
-    """Something in a depth map that may be the object, and what came of it."""
-
-    mask: np.ndarray
-    text: str
-    result: Reconstruction
-    verdict: Verdict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,12 +167,13 @@ class Reconstruct(Command):
         self, file: Path, load: Callable[[], Setup], watch: Stopwatch
     ) -> list[dict[str, Any]]:
         """Read, find, reconstruct, write; a record of each result."""
+        from jrecon.candidates import choose
         from jrecon.report import camera_record, parameters, summary
 
         began = time.perf_counter()
         frame = read_one(file, self.camera, self.unit)
         compiled = watch.seconds
-        kept = self._choose(self._candidates(frame, load))
+        kept = choose(self._candidates(frame, load), every=self.all)
         setup = load()
         seconds = {
             "all": round(time.perf_counter() - began, 2),
@@ -196,7 +185,7 @@ class Reconstruct(Command):
                 "file": str(file),
                 "written": self._write(file, number if self.all else None, one, frame, setup),
                 **summary(setup.recon, one.result, one.verdict, setup.tape),
-                "object": one.text,
+                "object": self._text(one),
                 "pixels": int(one.mask.sum()),
                 "notes": list(frame.notes),
                 "camera": camera_record(frame.camera),
@@ -211,51 +200,25 @@ class Reconstruct(Command):
 
     def _candidates(self, frame: Frame, load: Callable[[], Setup]) -> Iterator[Candidate]:
         """Objects of a frame, reconstructed one by one as they are asked for."""
-        import jax
         import numpy as np
 
-        from jrecon.judge import judge
-        from jrecon.reconstruct import reconstruct
-
-        size = f"{frame.camera.width} x {frame.camera.height}"
-        for mask, text in self._objects(frame):
-            with doing(
-                f"{frame.name}: reconstructing; the first time at {size} pixels this compiles, "
-                "for a minute, and is kept"
-            ):
-                result = reconstruct(load().recon, frame.depth, frame.camera, mask)
-                result = jax.tree.map(np.asarray, result)
-            yield Candidate(mask, text, result, judge(result))
-
-    def _choose(self, candidates: Iterator[Candidate]) -> list[Candidate]:
-        """All that are not refused; or the first good one, else the first doubtful one. If there
-        is none, the one that agrees best."""
-        seen: list[Candidate] = []
-        for one in candidates:
-            seen.append(one)
-            if one.verdict.word == "good" and not self.all:
-                return [one]
-        passed = [one for one in seen if one.verdict.word != "refused"]
-        if passed:
-            return passed if self.all else passed[:1]
-        return [max(seen, key=lambda one: one.verdict.merit)]
-
-    def _objects(self, frame: Frame) -> Iterator[tuple[np.ndarray, str]]:
-        """Masks, and how they were come by."""
-        import numpy as np
-
+        from jrecon.candidates import attempt, attempts
         from jrecon.io.depth import read_mask
         from jrecon.io.segment import find_objects
 
-        if not np.any(frame.depth > 0):
+        depth, camera = frame.depth, frame.camera
+        size = (camera.width, camera.height)
+        if not np.any(depth > 0):
             raise ValueError(
                 f"{frame.name}: no pixel has a depth; is it the right file, and the right unit?"
             )
+        text = f"{frame.name}: reconstructing; a minute the first time at {size[0]} x {size[1]}"
         if self.mask is not None:
-            mask = read_mask(self.mask, (frame.camera.width, frame.camera.height))
-            yield mask, f"given by {self.mask}"
+            mask = read_mask(self.mask, size)
+            with doing(f"{text} pixels"):
+                yield attempt(load().recon, depth, camera, mask)
             return
-        found = find_objects(frame.depth, frame.camera, box=self.box)
+        found = find_objects(depth, camera, box=self.box)
         if self.debug_dir is not None:
             self._draw_removed(frame, found)
         if not found.segments:
@@ -263,9 +226,15 @@ class Reconstruct(Command):
                 f"{frame.name}: nothing of the size of a person stands out (0.5 to 2.3 m, at 0.3 "
                 "to 6 m). Check --unit and --camera, or say where it is with --mask."
             )
-        for one in found.segments[: _TRIED_ALL if self.all else _TRIED]:
-            height, away = f"{one.height_m:.2f} m", f"{one.median_depth_m:.2f} m"
-            yield one.mask, f"{height} high at {away}, one of {len(found.segments)} found"
+        segments = found.segments[: _TRIED_ALL if self.all else _TRIED]
+        with doing(f"{text} pixels"):
+            yield from attempts(load().recon, depth, camera, segments)
+
+    def _text(self, one: Candidate) -> str:
+        """How the object was come by."""
+        if one.segment is None:
+            return f"given by {self.mask}"
+        return f"{one.segment.height_m:.2f} m high at {one.segment.median_depth_m:.2f} m"
 
     def _draw_removed(self, frame: Frame, found: Segmentation) -> None:
         from jrecon.io.files import encode_image, write_whole

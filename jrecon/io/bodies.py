@@ -46,6 +46,9 @@ _LEVEL, _LIMB, _BEHIND = 0.04, 0.3, 0.12
 _GAPS = (0.05, 0.1, 0.17)
 # A body that shares more than this with a better one is not another one.
 _SHARED = 0.2
+# What a body may be instead: less than the first share of its size, more than the second, of no
+# less than this share of its score, and mostly within it. So many are looked at.
+_SMALLER, _LEAST, _LIKELY, _WITHIN, _OTHERS = 0.92, 0.4, 0.6, 0.9, 3
 # Parts looked at for each limit, parts of one body, bodies returned.
 _CLOSELY, _MOST_PARTS, _MOST = 16, 5, 6
 # Parts touch if they come this near, cells: what is between them is too steep.
@@ -63,6 +66,8 @@ class Body:
     """Of the window."""
     score: float = 0.0
     """How much of an object of the size asked for it looks like."""
+    others: tuple[Body, ...] = ()
+    """Smaller ones that it may be instead, if it has other things to it; the best first."""
 
     def cells(self, values: np.ndarray) -> np.ndarray:
         """Of values on the grid, those at this body's cells."""
@@ -103,8 +108,8 @@ def find_bodies(
     taken = np.zeros(held.shape, np.int8)
     kept: list[Body] = []
     gain = _LOOSE + (_STRICT - _LOOSE) * min(1.0, 5 * blur)
-    candidates = _candidates(grid, surface, size_m, up, gain)
-    for body in sorted(candidates, key=lambda body: -body.score):
+    candidates = sorted(_candidates(grid, surface, size_m, up, gain), key=lambda body: -body.score)
+    for body in candidates:
         if len(kept) == _MOST:
             break
         shared = body.cells(taken)
@@ -114,9 +119,30 @@ def find_bodies(
             count < _SHARED * size for count, size in zip(inside, sizes, strict=True)
         ):
             own = body.mask & (taken[body.window] == 0)
-            kept.append(dataclasses.replace(body, mask=own))
+            others = () if kept else _others(body, candidates, held.shape)
+            kept.append(dataclasses.replace(body, mask=own, others=others))
             taken[body.window][own] = len(kept)
     return _completed(grid, surface, kept, size_m[1])
+
+
+def _others(body: Body, candidates: list[Body], shape: tuple[int, ...]) -> tuple[Body, ...]:
+    """Candidates that are mostly of a body, and clearly smaller than it and each other."""
+    whole = np.zeros(shape, bool)
+    whole[body.window] = body.mask
+    found: list[Body] = []
+    sizes = [np.count_nonzero(body.mask)]
+    for other in candidates:
+        size = np.count_nonzero(other.mask)
+        differs = size < _SMALLER * sizes[0] and all(
+            not _SMALLER < size / one < 1 / _SMALLER for one in sizes
+        )
+        likely = other.score > _LIKELY * body.score and size > _LEAST * sizes[0]
+        if differs and likely and other.cells(whole).mean() > _WITHIN:
+            found.append(other)
+            sizes.append(size)
+        if len(found) == _OTHERS:
+            break
+    return tuple(found)
 
 
 def _make_surface(grid: Grid, held: Bool[np.ndarray, "r c"], size: float) -> _Surface:
@@ -317,7 +343,7 @@ def _completed(grid: Grid, surface: _Surface, bodies: list[Body], size: float) -
         mask = np.isin(labels, [1, *own])
         fragments[mask] = 0
         window = ndimage.find_objects(mask.astype(np.int8))[0]
-        completed.append(Body(window, mask[window], body.score))
+        completed.append(dataclasses.replace(body, window=window, mask=mask[window]))
     return completed
 
 

@@ -63,6 +63,9 @@ class Segment:
     """Pixels of the mask."""
     score: float
     """What segments of one image are ranked by: about 1 for all of a standing person."""
+    others: tuple[Bool[np.ndarray, "h w"], ...] = ()
+    """Smaller masks that it may be instead, where other things touch it: which of them is right is
+    for the model to say. Of the best segment alone; the likeliest first."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,8 +133,17 @@ def find_objects(
         free &= ~segment.mask
     whole = []
     for segment in segments:
-        whole.append(_with_rim(segment, depth, free, camera, size_m[1]))
-        free &= ~whole[-1].mask
+        mask = _with_rim(segment.mask, depth, free, camera, size_m[1])
+        others = tuple(
+            _with_rim(other, depth, free | (segment.mask & ~other), camera, size_m[1])
+            for other in segment.others
+        )
+        whole.append(
+            dataclasses.replace(
+                segment, mask=mask, others=others, box=_box(mask), points=int(mask.sum())
+            )
+        )
+        free &= ~mask
     removed["flying pixels"] &= free
     removed["small"] = usable & free
     return Segmentation(tuple(whole), plane, removed, upward)
@@ -207,32 +219,34 @@ def _segment(
         height_m=float(high - low),
         points=int(np.count_nonzero(mask)),
         score=float(body.score),
+        others=tuple(
+            other
+            for other in (_full(depth, usable, grid, one, _OFF * size) for one in body.others)
+            if other.any()
+        ),
     )
 
 
 def _with_rim(
-    segment: Segment,
+    mask: Bool[np.ndarray, "h w"],
     depth: Float[np.ndarray, "h w"],
     free: Bool[np.ndarray, "h w"],
     camera: Camera,
     size: float,
-) -> Segment:
-    """A segment with the free pixels beside it that are level with it: its rim, where the surface
+) -> Bool[np.ndarray, "h w"]:
+    """A mask with the free pixels beside it that are level with it: its rim, where the surface
     turns away or the sensor has smeared the edge, is too steep to have been found with it."""
-    focal = min(pinhole(camera)[:2])
-    pad = 1 + int(_RIM * size * focal / segment.median_depth_m)
-    u0, v0, u1, v1 = segment.box
-    top, left = max(v0 - pad, 0), max(u0 - pad, 0)
-    window = np.s_[top : v1 + pad, left : u1 + pad]
+    u0, v0, u1, v1 = _box(mask)
+    width = _RIM * size * min(pinhole(camera)[:2])
+    pad = 1 + int(width / np.median(depth[mask]))
+    window = np.s_[max(v0 - pad, 0) : v1 + pad, max(u0 - pad, 0) : u1 + pad]
     z = depth[window]
-    away, index = _distance(~segment.mask[window], return_indices=True)
+    away, index = _distance(~mask[window], return_indices=True)
     beside = z[tuple(index)]
-    level = (away * beside < _RIM * size * focal) & (np.abs(z - beside) < _OFF * size)
-    mask = segment.mask.copy()
-    mask[window] |= free[window] & (z > 0) & level
-    return dataclasses.replace(
-        segment, mask=mask, box=_box(mask), points=int(np.count_nonzero(mask))
-    )
+    level = (away * beside < width) & (np.abs(z - beside) < _OFF * size)
+    wider = mask.copy()
+    wider[window] |= free[window] & (z > 0) & level
+    return wider
 
 
 def _box(mask: Bool[np.ndarray, "h w"]) -> tuple[int, int, int, int]:

@@ -1,0 +1,76 @@
+"""From what stands out in a depth map to who is there: the model says which segment is a person.
+
+Segments are found by depth alone (`jrecon.io.segment`), and come best first; some may have a part
+of a chair to them, and say what they may be instead. Each is reconstructed, and judged.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float
+
+from jrecon.geometry.camera import Camera
+from jrecon.io.segment import Segment
+from jrecon.judge import Verdict, judge
+from jrecon.reconstruct import Reconstruction, Reconstructor, reconstruct
+
+# Agreement at which no other mask of a segment is tried.
+_ENOUGH = 0.65
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Candidate:
+    """Something in a depth map that may be the object, and what came of it."""
+
+    mask: Bool[np.ndarray, "h w"]
+    result: Reconstruction
+    """NumPy arrays."""
+    verdict: Verdict
+    segment: Segment | None = None
+    """What it was found as; None if the mask was given."""
+
+
+def attempt(
+    recon: Reconstructor,
+    depth: Float[np.ndarray, "h w"],
+    camera: Camera,
+    mask: Bool[np.ndarray, "h w"],
+) -> Candidate:
+    """The object of a mask, judged."""
+    result = jax.tree.map(np.asarray, reconstruct(recon, depth, camera, mask))
+    return Candidate(mask, result, judge(result))
+
+
+def attempts(
+    recon: Reconstructor,
+    depth: Float[np.ndarray, "h w"],
+    camera: Camera,
+    segments: Iterable[Segment],
+) -> Iterator[Candidate]:
+    """A candidate for each segment, as it is asked for: of its masks the one that agrees best."""
+    for segment in segments:
+        best = attempt(recon, depth, camera, segment.mask)
+        for mask in segment.others:
+            if best.verdict.merit >= _ENOUGH:
+                break
+            other = attempt(recon, depth, camera, mask)
+            best = max(best, other, key=lambda one: one.verdict.merit)
+        yield dataclasses.replace(best, segment=segment)
+
+
+def choose(candidates: Iterable[Candidate], *, every: bool = False) -> list[Candidate]:
+    """The first good candidate, else the first doubtful one; with `every`, all that are not
+    refused. If there is none, the one that agrees best; nothing of nothing."""
+    seen: list[Candidate] = []
+    for one in candidates:
+        seen.append(one)
+        if one.verdict.word == "good" and not every:
+            return [one]
+    passed = [one for one in seen if one.verdict.word != "refused"]
+    if passed:
+        return passed if every else passed[:1]
+    return sorted(seen, key=lambda one: -one.verdict.merit)[:1]
