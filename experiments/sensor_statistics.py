@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,7 @@ def measure(depth: np.ndarray, ratio: float) -> dict[str, Any]:
     return {
         "disparity_step_px": round(_step(depth), 4),
         "noise_by_distance": _by_distance(depth, disparity, flat, temporal),
+        "noise_in_single_frames": _unevenness(disparity, flat),
         "correlation_px": {
             name: round(_correlation(residual, flat, axis) / ratio, 1)
             for name, axis in (("horizontal", 2), ("vertical", 1))
@@ -88,20 +89,12 @@ def _by_distance(
     depth: np.ndarray, disparity: np.ndarray, flat: np.ndarray, temporal: np.ndarray
 ) -> dict[str, Any]:
     """Standard deviation over time at a pixel, and around a plane fitted to each flat block."""
-    v, u = np.mgrid[:BLOCK, :BLOCK]
-    basis = np.stack([u.ravel(), v.ravel(), np.ones(BLOCK * BLOCK)], axis=1)
-    project = np.eye(BLOCK * BLOCK) - basis @ np.linalg.pinv(basis)
     blocks = []
-    for y in range(0, flat.shape[0] - BLOCK + 1, BLOCK):
-        for x in range(0, flat.shape[1] - BLOCK + 1, BLOCK):
-            window = np.s_[y : y + BLOCK, x : x + BLOCK]
-            if flat[window].mean() < 1:
-                continue
-            values = disparity[:, *window].reshape(len(disparity), -1)
-            still = np.sqrt(((values.mean(0) @ project) ** 2).mean())
-            around = np.sqrt(((values @ project) ** 2).mean())
-            distance = np.median(depth[:, *window])
-            blocks.append((distance, np.median(temporal[window]), around, still))
+    for window, values in _off_planes(disparity, flat):
+        still = np.sqrt((values.mean(0) ** 2).mean())
+        around = np.sqrt((values**2).mean())
+        distance = np.median(depth[:, *window])
+        blocks.append((distance, np.median(temporal[window]), around, still))
     table = np.array(blocks).reshape(-1, 4)
     rows = {}
     for low, high in DISTANCES:
@@ -118,6 +111,31 @@ def _by_distance(
             "around_plane_of_time_mean_px": round(still, 4),
         }
     return rows
+
+
+def _unevenness(disparity: np.ndarray, flat: np.ndarray) -> dict[str, float]:
+    """Noise in each flat block of each frame by itself, around a plane, native pixels: how it
+    differs from place to place, and the standard deviation of its logarithm."""
+    around = [np.sqrt((values**2).mean(1)) for _, values in _off_planes(disparity, flat)]
+    low, middle, high = np.quantile(around, (0.1, 0.5, 0.9))
+    # As many standard deviations lie between these two quantiles of a Gaussian.
+    spread = np.log(high / low) / 2.563
+    named = {"10_percent_px": low, "median_px": middle, "90_percent_px": high, "log_std": spread}
+    return {name: round(float(value), 4) for name, value in named.items()}
+
+
+def _off_planes(
+    disparity: np.ndarray, flat: np.ndarray
+) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
+    """Windows of flat blocks, and what is left there of each frame (n, pixels) beside a plane."""
+    v, u = np.mgrid[:BLOCK, :BLOCK]
+    basis = np.stack([u.ravel(), v.ravel(), np.ones(BLOCK * BLOCK)], axis=1)
+    project = np.eye(BLOCK * BLOCK) - basis @ np.linalg.pinv(basis)
+    for y in range(0, flat.shape[0] - BLOCK + 1, BLOCK):
+        for x in range(0, flat.shape[1] - BLOCK + 1, BLOCK):
+            window = np.s_[y : y + BLOCK, x : x + BLOCK]
+            if flat[window].all():
+                yield window, disparity[:, *window].reshape(len(disparity), -1) @ project
 
 
 def _correlation(residual: np.ndarray, flat: np.ndarray, axis: int) -> float:

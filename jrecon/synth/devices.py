@@ -56,15 +56,16 @@ def kinect_v1_axial() -> Sensor:
 def stereo() -> Sensor:
     """RealSense D435 with its filters, as drivers deliver it.
 
-    Noise, its correlation, the step of disparity and the width of edges are tuned to real frames
-    by `experiments/sensor_statistics.py`: smooth depth, blobs of error some ten pixels wide, edges
-    that ramp from one surface to the other, and shadows that are mostly filled in.
+    Noise, its correlation and unevenness, the step of disparity and the width of edges are tuned to
+    real frames by `experiments/sensor_statistics.py`: smooth depth, blobs of error some ten pixels
+    wide, larger on some surfaces than on others, edges that ramp from one surface to the other, and
+    shadows that are mostly filled in.
     """
     return Sensor(
         native_focal_px=383.0, baseline_m=0.05, shadow=0.3,
         lateral_px=0.1, edge_px=1.0, edge_blend=0.6, edge_drop=0.1, blur_px=3.5,
-        disparity_noise_px=0.065, disparity_bias_px=0.1, disparity_step_px=1 / 32,
-        correlated=0.98, correlation_px=10.0,
+        disparity_noise_px=0.075, disparity_bias_px=0.1, disparity_step_px=1 / 32,
+        correlated=0.98, correlation_px=10.0, uneven=0.4,
         patch_dropout=0.002, depth_step_m=0.001, min_range_m=0.2, max_range_m=10.0,
     )  # fmt: skip
 

@@ -44,7 +44,7 @@ Range = tuple[float, float]
 # Ranges that may be negative: masks shrink, windows move and walls turn either way.
 _SIGNED = ("shift", "shift_px", "wall_turn_deg")
 # Changes when the same key and config give another example.
-VERSION = 1
+VERSION = 2
 
 
 def _static(default: Any) -> Any:

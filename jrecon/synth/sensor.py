@@ -95,6 +95,11 @@ class Sensor:
     """Share of the noise's variance that neighbours have in common."""
     correlation_px: float = 1.0
     """Where that correlation has fallen to 1/e, native pixels."""
+    uneven: float = 0.0
+    """Standard deviation of the logarithm of the noise from place to place, about the amounts
+    above: what has no texture is matched worse."""
+    uneven_px: float = 30.0
+    """Where places have that in common by 1/e, native pixels."""
     grazing_dropout: float = _amount()
     """Probability that a pixel is lost, times 1 - cos(angle)."""
     pixel_dropout: float = _amount()
@@ -171,6 +176,7 @@ def sense(
     radius = sensor.blur_px * ratio
     seen = _if(radius > 0, lambda: _blur(radius, seen, blur_radius), lambda: seen)
     error = _error(sensor, keys[2], ratio, gaussian(noise[5]))
+    error *= _unevenness(sensor, jax.random.fold_in(keys[2], 1), ratio, depth.shape)
     offsets = jax.random.uniform(keys[3], (2,), minval=-1.0, maxval=1.0)
     return _measure(sensor, jnp.where(lost, 0.0, seen), error, surface, offsets)
 
@@ -343,6 +349,18 @@ def _error(
             jnp.sqrt(1 - share) * white + jnp.sqrt(share) * smooth_field(key, length, *white.shape)
         ),
         lambda: white,
+    )
+
+
+def _unevenness(
+    sensor: Sensor, key: PRNGKeyArray, ratio: Float[Array, ""], shape: tuple[int, ...]
+) -> Float[Array, "h w"]:
+    """What the noise is multiplied by from place to place; its median is 1."""
+    length = sensor.uneven_px * ratio
+    return _if(
+        jnp.asarray(sensor.uneven) > 0,
+        lambda: jnp.exp(sensor.uneven * smooth_field(key, length, *shape, shortest=4)),
+        lambda: jnp.ones(shape),
     )
 
 
