@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from jrecon.candidates import attempts, choose
 from jrecon.fit.observation import observe
 from jrecon.fit.solve import anchor_of, fit
 from jrecon.geometry.camera import Camera
@@ -23,7 +24,7 @@ from jrecon.io.sequence import Frame
 from jrecon.judge import Verdict, judge
 from jrecon.measure import Tape, make_tape
 from jrecon.model.parametric import ParametricModel, Params, pose
-from jrecon.reconstruct import Reconstruction, Reconstructor, reconstruct
+from jrecon.reconstruct import Reconstruction, Reconstructor
 from jrecon.report import Record, camera_record, parameters, summary, versions
 from jrecon.viewer.arrays import gaps
 from jrecon.viewer.html import html_report
@@ -72,7 +73,7 @@ def load_subject(function: str = "body") -> Subject:
 
 
 def find(subject: Subject, frame: Frame) -> Found:
-    """The object of a frame: the first that is good, or else the best.
+    """The object of a frame, see `jrecon.candidates.choose`.
 
     Raises:
       ValueError: nothing stands out.
@@ -83,17 +84,9 @@ def find(subject: Subject, frame: Frame) -> Found:
             f"{frame.name}: nothing of the size of a person stands out (0.5 to 2.3 m, at 0.3 to 6 "
             "m). Is the unit right, and the camera?"
         )
-    best: Found | None = None
-    for segment in segments:
-        result = reconstruct(subject.recon, frame.depth, frame.camera, segment.mask)
-        result = jax.tree.map(np.asarray, result)
-        one = Found(frame, np.asarray(segment.mask), result, judge(result))
-        if one.verdict.word == "good":
-            return one
-        if best is None or one.verdict.merit > best.verdict.merit:
-            best = one
-    assert best is not None
-    return best
+    tried = attempts(subject.recon, frame.depth, frame.camera, segments)
+    best = choose(tried)[0]
+    return Found(frame, best.mask, best.result, best.verdict)
 
 
 def refine(subject: Subject, found: Found, params: Params) -> Found:

@@ -84,12 +84,16 @@ def take(model: ParametricModel, params: Params, shot: Shot) -> Taken:
     unknown = [name for name in shot.sensors if name not in SENSORS]
     if unknown or not shot.sensors:
         raise ValueError(f"sensors: got {list(shot.sensors)}, need some of {list(SENSORS)}.")
+    # As many as there are, so that one program serves any choice of them.
     chosen = [SENSORS[name]() for name in shot.sensors]
+    chosen += [chosen[0]] * (len(SENSORS) - len(chosen))
     stacked = jax.tree.map(lambda *values: np.array(values, np.float32), *chosen)
+    asked = np.arange(len(chosen)) < len(shot.sensors)
     angles = np.radians([shot.azimuth_deg, shot.elevation_deg]).astype(np.float32)
     figures = np.float32(shot.distance_m), np.float32(shot.noise), np.float32(shot.surroundings)
     key = jax.random.fold_in(jax.random.key(_KEY), shot.seed)
-    return _take(model, params, camera_of(shot), angles, figures, stacked, key)
+    taken = _take(model, params, camera_of(shot), angles, figures, (stacked, asked), key)
+    return dataclasses.replace(taken, depth=taken.depth[: len(shot.sensors)])
 
 
 @jax.jit
@@ -99,7 +103,7 @@ def _take(
     camera: Camera,
     angles: Float[Array, " 2"],
     figures: tuple[Array, Array, Array],
-    sensors: Sensor,
+    sensors: tuple[Sensor, Array],
     key: Array,
 ) -> Taken:
     distance, noise, surrounded = figures
@@ -123,7 +127,10 @@ def _take(
         # The same draws for each, so that sensors differ by what they are.
         return sense(scale(sensor, noise), noises, scene.depth, scene.normals, camera)
 
-    return Taken(jax.lax.map(expose, sensors), scene.object, scene.depth, vertices, joints)
+    def expose_asked(one: tuple[Sensor, Array]) -> Array:
+        return jax.lax.cond(one[1], expose, lambda _: jnp.zeros_like(scene.depth), one[0])
+
+    return Taken(jax.lax.map(expose_asked, sensors), scene.object, scene.depth, vertices, joints)
 
 
 def _place(turn: Array, middle: Array, distance: Array, points: Array) -> Array:

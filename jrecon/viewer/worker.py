@@ -11,14 +11,14 @@ class Worker:
     that is dragged is drawn where it is, not where it has been."""
 
     def __init__(self, failed: Callable[[Exception], None]) -> None:
-        self._jobs: dict[str, Callable[[], None]] = {}
+        self._jobs: dict[str, Callable[[], object]] = {}
         self._changed = threading.Condition()
         self._busy = False
         self._failed = failed
         self._thread = threading.Thread(target=self._run, daemon=True, name="jrecon-view")
         self._thread.start()
 
-    def submit(self, name: str, job: Callable[[], None]) -> None:
+    def submit(self, name: str, job: Callable[[], object]) -> None:
         """Run a job soon; it replaces one of the same name that has not begun."""
         with self._changed:
             self._jobs[name] = job
