@@ -7,7 +7,7 @@ of a chair to them, and say what they may be instead. Each is reconstructed, and
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import jax
 import numpy as np
@@ -45,11 +45,15 @@ def attempt(
     return Candidate(mask, result, judge(result))
 
 
+Attempt = Callable[[Reconstructor, np.ndarray, Camera, np.ndarray], Candidate]
+
+
 def attempts(
     recon: Reconstructor,
     depth: Float[np.ndarray, "h w"],
     camera: Camera,
     segments: Iterable[Segment],
+    attempt: Attempt = attempt,
 ) -> Iterator[Candidate]:
     """A candidate for each segment, as it is asked for: of its masks the one that agrees best."""
     for segment in segments:

@@ -78,5 +78,5 @@ def _reason(error: Exception, format: str) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
         return f"cannot identify it as {format}: it has another format, or a damaged start"
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
-        return f"{error}; at most {MAX_PIXELS} pixels are read; crop the image"
+        return f"{str(error).rstrip('.')}; at most {MAX_PIXELS} pixels are read; crop the image"
     return str(error).rstrip(".") or type(error).__name__

@@ -23,7 +23,7 @@ Word = Literal["good", "doubtful", "refused"]
 class Limits:
     """What a result must reach: past the second figure it is refused, in between doubtful."""
 
-    agreement: tuple[float, float] = (0.42, 0.30)
+    agreement: tuple[float, float] = (0.42, 0.36)
     """Share of the object's pixels that the model meets to 50 mm, times the overlap of the
     outlines (intersection over union)."""
     visible: tuple[float, float] = (0.60, 0.40)

@@ -74,9 +74,11 @@ def views(
     depth: Float[np.ndarray, "h w"],
     camera: Camera,
     mask: Bool[np.ndarray, "h w"],
+    around: Bool[np.ndarray, "h w"] | None = None,
 ) -> list[Image]:
-    """The panels of `preview`, each of `PANEL` pixels."""
-    window, rows, columns = _window(camera, mask)
+    """The panels of `preview`, each of `PANEL` pixels; they show what is `around`, the mask if
+    nothing is said."""
+    window, rows, columns = _window(camera, mask if around is None else around)
     seen = np.asarray(result.vertices, np.float32)
     # The camera frame turned upright: y up, towards the camera z.
     upright = seen * np.array([1, -1, -1], np.float32)

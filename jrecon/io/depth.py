@@ -82,8 +82,8 @@ def read_counts(path: str | os.PathLike[str]) -> np.ndarray:
     if suffix in (".npy", ".npz"):
         return _read_numpy(file)
     raise ValueError(
-        f"{file}: got the suffix {file.suffix!r}, need one of {', '.join(SUFFIXES)}; point "
-        "clouds (.ply, .pcd) and folders are read by jrecon.io.sequence."
+        f"{file}: got the suffix {file.suffix!r}, need one of {', '.join(SUFFIXES)}, or a "
+        "point cloud (.ply, .pcd)."
     )
 
 
@@ -128,8 +128,8 @@ def scale_counts(counts: np.ndarray, unit: float | str | None, path: str = "") -
     if not known.any():
         flipped = " Depth is negative throughout: negate it (OpenGL looks along -z)."
         raise ValueError(
-            f"no depth: none of {counts.size} pixels is a positive finite number."
-            + (flipped if negative else "")
+            f"no depth: none of {counts.size} pixels is a positive finite number; is it the right "
+            "file?" + (flipped if negative else "")
         )
     if negative:
         notes.append(f"{negative} negative pixels taken as no return")
@@ -196,16 +196,13 @@ def read_mask(path: str | os.PathLike[str], size: tuple[int, int]) -> Bool[np.nd
       OSError: the file cannot be opened.
     """
     file = Path(path)
-    if file.suffix.lower() == ".npy":
-        values = _read_numpy(file)
-        if values.shape != (size[1], size[0]):
-            got = f"{values.shape[1]} x {values.shape[0]}"
-            raise ValueError(
-                f"{file}: got {got} pixels, but the depth map has {size[0]} x {size[1]}; resize "
-                "the mask without interpolation."
-            )
-    else:
-        values = read_grey(file, kind="mask", size=size, said_by="the depth map")
+    npy = file.suffix.lower() == ".npy"
+    values = _read_numpy(file) if npy else read_grey(file, kind="mask")
+    if values.shape != (size[1], size[0]):
+        raise ValueError(
+            f"{file}: got {values.shape[1]} x {values.shape[0]} pixels, but the depth map has "
+            f"{size[0]} x {size[1]}; resize the mask without interpolation."
+        )
     mask = np.isfinite(values) & (values != 0)
     if not mask.any():
         raise ValueError(f"{file}: the mask is empty: every pixel is 0; need the object's above 0.")
