@@ -1,15 +1,17 @@
 """`jrecon reconstruct`, `demo` and `describe` around the engine, which is replaced by one that
 answers at once: what is chosen, written, named, reported and refused."""
 
+import dataclasses
 import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageSequence
 
 import jrecon.candidates
+import jrecon.reconstruct
 from jrecon.cli import main
 from jrecon.fit.report import Agreement
 from jrecon.fit.solve import CONVERGED, FitResult
@@ -206,3 +208,58 @@ def test_describe_a_capture(capsys, capture, tmp_path):
     np.savez(tmp_path / "d.npz", depth=np.asarray(Image.open(capture)) / 1e3)
     main(["describe", str(tmp_path / "d.npz"), "--camera", STATED])
     assert "reconstruct what is" in capsys.readouterr().out
+
+
+@pytest.fixture
+def video(tmp_path, picture, monkeypatch):
+    """Five frames, told apart by the distance of the wall; the engine finds the person ever
+    further to the side, loses it in the fourth, and is surest of the second."""
+    for i in range(5):
+        moved = np.where(picture >= 4000, picture + 100 * i, picture).astype(np.uint16)
+        Image.fromarray(moved).save(tmp_path / f"frame_{i}.png")
+    (tmp_path / "intrinsics.json").write_text(
+        json.dumps({"fx": 110, "fy": 110, "cx": 79.5, "cy": 59.5, "width": 160, "height": 120})
+    )
+    order = []
+
+    def track(recon, state, depth, camera, mask):
+        number = round(float(depth.max() - 4.0) / 0.1)
+        order.append(number)
+        result = answer(recon, overlap=0.9 if number == 1 else 0.8)
+        params = dataclasses.replace(
+            result.params, translation=result.params.translation + jnp.array([0.1 * number, 0, 0])
+        )
+        state = dataclasses.replace(state, lost=jnp.asarray(int(number == 3)))
+        return state, dataclasses.replace(result, params=params)
+
+    monkeypatch.setattr(jrecon.reconstruct, "track", track)
+    return tmp_path, order
+
+
+def test_track_begins_with_the_surest_frame_and_puts_all_in_order(capsys, video):
+    folder, order = video
+    out = {name: folder / "out" / name for name in ("p.glb", "p.bvh", "p.npz", "p.json", "p.gif")}
+    (folder / "out").mkdir()
+    main([str(one) for one in (
+        "track", folder, "--out", out["p.glb"], "--bvh", out["p.bvh"], "--params", out["p.npz"],
+        "--report", out["p.json"], "--preview", out["p.gif"], "--fps", 10, "--json",
+    )])  # fmt: skip
+    report = json.loads(capsys.readouterr().out)
+    assert order[-5:] == [1, 2, 3, 4, 0]
+    assert (report["frames"], report["followed"]) == (5, 4)
+    motion = load_params(out["p.npz"])
+    across = np.asarray(motion.params.translation)[:, 0]
+    # The lost frame keeps what the nearest one has.
+    np.testing.assert_allclose(across - across[0], [0, 0.1, 0.2, 0.2, 0.4], atol=1e-5)
+    assert motion.fps == 10 and "Frames: 5" in out["p.bvh"].read_text()
+    with Image.open(out["p.gif"]) as drawn:
+        # What does not change is shown for longer.
+        frames = [frame.info["duration"] for frame in ImageSequence.Iterator(drawn)]
+    assert sum(frames) == 500 and len(frames) > 1
+    each = json.loads(out["p.json"].read_text())["each"]
+    assert [one["lost"] for one in each] == [False, False, False, True, False]
+    assert [one["file"] for one in each] == [f"frame_{i}.png" for i in range(5)]
+    assert out["p.glb"].stat().st_size > 1e5
+    with pytest.raises(SystemExit) as stop:
+        main(["track", str(folder), "--start", "9"])
+    assert stop.value.code == 3 and "5 frames" in capsys.readouterr().err

@@ -26,6 +26,7 @@ from jrecon.cli.models import Convert, Export
 from jrecon.cli.people import People
 from jrecon.cli.reconstruct import Reconstruct
 from jrecon.cli.synth import Synth
+from jrecon.cli.track import Track
 from jrecon.cli.train import Train
 from jrecon.cli.view import View
 
@@ -42,6 +43,7 @@ One depth map in, a posed parametric 3D model out.
 
 _COMMANDS = {
     "reconstruct": Reconstruct,
+    "track": Track,
     "describe": Describe,
     "demo": Demo,
     "people": People,

@@ -1,0 +1,326 @@
+"""`jrecon track`: a video of depth to one animated model."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from jrecon.cli.command import Command, NothingFound, Report, require_free, require_suffix
+from jrecon.cli.compiled import Stopwatch, keep_compiled
+from jrecon.cli.progress import say
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from jrecon.io.segment import Segmentation
+    from jrecon.io.sequence import Capture, Frame
+    from jrecon.model.parametric import ParametricModel, Params
+    from jrecon.reconstruct import Reconstruction, Reconstructor
+
+# Frames of which the surest is begun with, and segments of each; frames a second where the capture
+# does not say.
+_SAMPLES, _TRIED, _FPS = 8, 2, 30.0
+# Seconds between two lines of progress.
+_LINE_S = 10.0
+# A track of which less than this share of the frames was followed is not written.
+_LEAST = 0.3
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Step:
+    """What came of one frame."""
+
+    frame: Frame
+    mask: np.ndarray
+    result: Reconstruction
+    lost: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Track(Command):
+    """Follow one person through a folder of depth maps; write one animated, rigged model.
+
+    The person is found in some frames, and followed from the surest of them to the end and to the
+    beginning: each frame starts where the last one led, and the shape is one for all.
+
+    Example: jrecon track recording/ --camera d435 --out person.glb --preview person.gif
+    """
+
+    folder: Annotated[Positional[Path], arg(metavar="FOLDER")]
+    """Depth maps in the order of their numbers, or a recording; see docs/inputs.md."""
+    camera: Annotated[str | None, arg(metavar="CAMERA")] = None
+    """File with intrinsics, `fx,fy,cx,cy`, or the name of a sensor; by default what is in the
+    folder."""
+    unit: Annotated[str | None, arg(metavar="UNIT")] = None
+    """Of depth: m, mm, tum, or metres for one count; by the format if left out."""
+    function: str = "body"
+    """What to look for: `body`, or a file that `jrecon train` wrote."""
+    start: int = 0
+    """First frame to look at."""
+    frames: Annotated[int | None, arg(metavar="INT")] = None
+    """How many frames; all if left out."""
+    fps: Annotated[float | None, arg(metavar="FLOAT")] = None
+    """Frames per second; by the capture's times, else 30."""
+    out: Annotated[Path, arg(metavar="FILE")] = Path("person.glb")
+    """The rigged model with its motion, .glb."""
+    bvh: Annotated[Path | None, arg(metavar="FILE")] = None
+    """The motion of the skeleton alone, .bvh."""
+    params: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Shape, poses and translations, .npz."""
+    report: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Figures of every frame, .json."""
+    preview: Annotated[Path | None, arg(metavar="FILE")] = None
+    """A moving picture of the model over the depth map, and from its side: .gif."""
+    overwrite: bool = False
+    """Replace existing files."""
+
+    def run(self) -> Report:
+        self._check()
+        keep_compiled()
+        from jrecon.io.sequence import open_capture
+        from jrecon.learn.weights import load_regressor
+        from jrecon.reconstruct import load
+
+        watch, began = Stopwatch(), time.perf_counter()
+        capture = open_capture(self.folder, camera=self.camera, unit=self.unit)
+        last = len(capture) if self.frames is None else min(self.start + self.frames, len(capture))
+        if last - self.start < 1:
+            raise ValueError(
+                f"start, frames: {self.folder} has {len(capture)} frames, none from {self.start}."
+            )
+        recon = load(self.function)
+        records: dict[int, dict[str, Any]] = {}
+        found: dict[int, Params] = {}
+        images: dict[int, Any] = {}
+        around: np.ndarray | None = None
+        for number, step in _follow(recon, capture, range(self.start, last)):
+            records[number] = _record(step)
+            if not step.lost:
+                found[number] = step.result.params
+            if self.preview is not None:
+                around = _widened(step.mask) if around is None else around
+                images[number] = _image(recon, step, around)
+        if len(found) < max(1, _LEAST * (last - self.start)):
+            raise NothingFound(
+                f"{self.folder}: a person was followed in {len(found)} of {last - self.start} "
+                "frames; see what `jrecon reconstruct --preview` makes of one of them."
+            )
+        steps = [record for _, record in sorted(records.items())]
+        fps = self.fps or capture.fps or _FPS
+        full = load_regressor(self.function)[0].model
+        pictures = [image for _, image in sorted(images.items())]
+        written = self._write(full, _motion(full, found, sorted(records)), pictures, fps)
+        report = {
+            "written": [str(path) for path in written],
+            "frames": len(steps),
+            "followed": len(found),
+            "frames_per_second": round(fps, 3),
+            **_medians(steps),
+            "seconds": {
+                "all": round(time.perf_counter() - began, 2),
+                "of_that_compiling": round(watch.seconds, 2),
+            },
+        }
+        if self.report is not None:
+            from jrecon.io.files import write_whole
+
+            text = json.dumps({**report, "each": steps}, indent=2, allow_nan=False) + "\n"
+            write_whole(self.report, text.encode(), overwrite=self.overwrite)
+        return report
+
+    def _check(self) -> None:
+        outputs = (
+            (self.out, ".glb"), (self.bvh, ".bvh"), (self.params, ".npz"),
+            (self.report, ".json"), (self.preview, ".gif"),
+        )  # fmt: skip
+        for path, suffix in outputs:
+            if path is not None:
+                require_suffix(path, (suffix,))
+                require_free(path, self.overwrite)
+        if self.start < 0 or (self.frames is not None and self.frames < 1):
+            raise ValueError(f"start, frames: got {self.start}, {self.frames}; need 0, 1 or more.")
+        if self.fps is not None and not 0 < self.fps < 1e4:
+            raise ValueError(f"fps: got {self.fps}, need a number > 0.")
+
+    def _write(
+        self, model: ParametricModel, motion: Params, images: list[Any], fps: float
+    ) -> list[Path]:
+        from jrecon.io.bvh import export_bvh
+        from jrecon.io.export import export_glb
+        from jrecon.io.files import write_whole
+        from jrecon.io.params import save_params
+
+        force = self.overwrite
+        export_glb(self.out, model, motion, frame="camera", fps=fps, overwrite=force)
+        written = [self.out]
+        if self.bvh is not None:
+            export_bvh(self.bvh, model, motion, frame="camera", fps=fps, overwrite=force)
+            written.append(self.bvh)
+        if self.params is not None:
+            save_params(self.params, model, motion, fps=fps, overwrite=force)
+            written.append(self.params)
+        if self.preview is not None:
+            write_whole(self.preview, encode_gif(images, fps), overwrite=force)
+            written.append(self.preview)
+        return written
+
+
+def _follow(recon: Reconstructor, capture: Capture, numbers: range) -> Iterator[tuple[int, Step]]:
+    """What comes of each frame: from the surest one to the end, then from it back to the start."""
+    import jax
+    import numpy as np
+
+    from jrecon.io.segment import find_objects
+    from jrecon.reconstruct import start_track, track
+
+    last, done = time.monotonic(), 0
+    say("finding a person; the first time at a size of image this compiles, for minutes")
+    surest = _surest(recon, capture, numbers)
+    if surest is None:
+        return
+    middle, whole = surest
+    begun = start_track(recon)
+    for way in (range(middle, numbers.stop), range(middle - 1, numbers.start - 1, -1)):
+        state, mask = begun, whole
+        for number in way:
+            frame = capture.read(number)
+            if number != middle:
+                mask = _same(find_objects(frame.depth, frame.camera), mask)
+            state, result = track(recon, state, frame.depth, frame.camera, mask)
+            # Both ways begin with what the surest frame says.
+            begun = state if number == middle else begun
+            step = Step(frame, mask, jax.tree.map(np.asarray, result), int(state.lost) != 0)
+            yield number, step
+            done += 1
+            if time.monotonic() - last > _LINE_S:
+                last = time.monotonic()
+                say(f"{done} of {len(numbers)} frames")
+
+
+def _surest(
+    recon: Reconstructor, capture: Capture, numbers: range
+) -> tuple[int, np.ndarray] | None:
+    """Of some frames the one to begin with, and the mask of the person in it: where the model
+    agrees well, and the person faces where other frames say. One depth map may be taken for its
+    reverse; a video is less often."""
+    import jax
+    import numpy as np
+
+    from jrecon.candidates import Candidate, attempts, choose
+    from jrecon.geometry import rotation
+    from jrecon.io.segment import find_objects
+    from jrecon.judge import judge
+    from jrecon.reconstruct import start_track, track
+
+    def attempt(recon: Reconstructor, depth: Any, camera: Any, mask: np.ndarray) -> Candidate:
+        result = jax.tree.map(np.asarray, track(recon, start_track(recon), depth, camera, mask)[1])
+        return Candidate(mask, result, judge(result))
+
+    tried, facing = [], []
+    for number in np.unique(np.linspace(numbers.start, numbers.stop - 1, _SAMPLES).astype(int)):
+        frame = capture.read(int(number))
+        segments = find_objects(frame.depth, frame.camera).segments[:_TRIED]
+        best = choose(attempts(recon, frame.depth, frame.camera, segments, attempt))
+        if best and best[0].verdict.word != "refused":
+            tried.append((int(number), best[0]))
+            turn = rotation.exp(best[0].result.params.pose[0])
+            # Where the front of the model, its z axis, looks.
+            facing.append(np.asarray(turn)[:, 2])
+    if not tried:
+        return None
+    merit = np.array([one.verdict.merit for _, one in tried])
+    sure = merit * np.maximum(np.stack(facing) @ (merit @ np.stack(facing)), 0)
+    number, best = tried[int(np.argmax(sure))]
+    return number, best.mask
+
+
+def _same(found: Segmentation, before: np.ndarray) -> np.ndarray:
+    """Of all masks of a frame the one most like that of the frame before."""
+    masks = [mask for one in found.segments for mask in (one.mask, *one.others)]
+    alike = [(mask & before).sum() / (mask | before).sum() for mask in masks]
+    return masks[max(range(len(masks)), key=lambda i: alike[i])] if masks else before
+
+
+def _record(step: Step) -> dict[str, Any]:
+    fit = step.result.fit
+    return {
+        "file": step.frame.name,
+        "lost": step.lost,
+        "residual_mm": round(float(fit.agreement.residual_mm), 1),
+        "explained": round(float(fit.agreement.inlier_share), 3),
+        "overlap": round(float(fit.agreement.overlap), 3),
+        "root_m": [round(float(x), 4) for x in step.result.joints[0]],
+    }
+
+
+def _medians(steps: list[dict[str, Any]]) -> dict[str, float]:
+    import numpy as np
+
+    followed = [one for one in steps if not one["lost"]]
+    return {
+        f"median_{name}": round(float(np.median([one[name] for one in followed])), 3)
+        for name in ("residual_mm", "explained", "overlap")
+    }
+
+
+def _motion(model: ParametricModel, found: dict[int, Params], numbers: list[int]) -> Params:
+    """A motion of one shape, the mean, whose root joint goes where it was found; where the track
+    was lost the model stays as it was in the nearest frame that was followed."""
+    import numpy as np
+
+    from jrecon.model.parametric import Params
+
+    known = np.array(sorted(found))
+    nearest = [found[int(known[np.argmin(np.abs(known - number))])] for number in numbers]
+    shapes = np.stack([np.asarray(one.shape, np.float64) for one in nearest])
+    shape = np.mean([np.asarray(one.shape, np.float64) for one in found.values()], axis=0)
+    shift = (shapes - shape) @ np.asarray(model.joint_basis[0], np.float64).T
+    translation = np.stack([np.asarray(one.translation) for one in nearest]) + shift
+    return Params(
+        shape=np.tile(shape.astype(np.float32), (len(nearest), 1)),  # pyright: ignore
+        pose=np.stack([np.asarray(one.pose) for one in nearest]),  # pyright: ignore
+        translation=translation.astype(np.float32),  # pyright: ignore
+    )
+
+
+def _widened(mask: np.ndarray) -> np.ndarray:
+    """The box of a mask and half as much again on its sides: what a moving picture shows."""
+    import numpy as np
+
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    side = len(columns) // 2
+    box = np.zeros_like(mask)
+    box[rows[0] : rows[-1] + 1, max(columns[0] - side, 0) : columns[-1] + side] = True
+    return box
+
+
+def _image(recon: Reconstructor, step: Step, around: np.ndarray) -> np.ndarray:
+    """The model over the depth map, and from its side; one small picture."""
+    import numpy as np
+
+    from jrecon.overlay import views
+
+    seen = step.frame.depth, step.frame.camera, step.mask
+    panels = views(recon, step.result, *seen, around=around)
+    return np.concatenate([panels[1], panels[3]], axis=1)
+
+
+def encode_gif(images: list[Any], fps: float) -> bytes:
+    """An endless GIF of images (h, w, 3) of one size; its frames last 1/100 s or a multiple."""
+    from PIL import Image
+
+    frames = [Image.fromarray(image).quantize(128) for image in images]
+    buffer = io.BytesIO()
+    # Viewers slow down what is faster than 50 frames a second.
+    duration = max(20, 10 * round(100 / fps))
+    frames[0].save(
+        buffer, "GIF", save_all=True, append_images=frames[1:], duration=duration, loop=0
+    )
+    return buffer.getvalue()
