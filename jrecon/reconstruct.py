@@ -3,14 +3,20 @@
     recon = load("body")
     found = reconstruct(recon, depth, camera, mask)
 
+    state = start_track(recon)                                     # a video, frame by frame
+    state, found = track(recon, state, depth, camera, mask)
+
 A `Reconstructor` is a pytree: a learned function, and what its predictions are refined with.
-`reconstruct` is one compiled program for each size of image: predict, observe, fit.
+`reconstruct` is one compiled program for each size of image: predict, observe, fit. So is `track`:
+frames that go on from the last one take a few iterations; the learned function is asked where there
+is nothing to go on from.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +25,8 @@ from jaxtyping import Array, Bool, Float
 
 from jrecon.fit.fitter import Fitter, make_fitter
 from jrecon.fit.observation import observe
-from jrecon.fit.solve import FitConfig, FitResult, anchor_of, fit
+from jrecon.fit.solve import TOO_FEW, FitConfig, FitResult, anchor_of, fit, fit_one, schedule_of
+from jrecon.fit.track import TrackConfig, TrackState, begin, expect, follow, is_lost
 from jrecon.geometry.camera import Camera
 from jrecon.learn.regressor import Prediction, Regressor, predict
 from jrecon.learn.weights import load_regressor
@@ -91,6 +98,39 @@ def reconstruct(
     Raises:
       ValueError: shapes that do not fit together.
     """
+    depth, mask = _checked(depth, camera, mask)
+    return _reconstruct(recon, depth, camera, mask)
+
+
+def start_track(recon: Reconstructor) -> TrackState:
+    """The state before the first frame of a video."""
+    return begin(recon.fitter)
+
+
+def track(
+    recon: Reconstructor,
+    state: TrackState,
+    depth: Float[Array, "h w"] | np.ndarray,
+    camera: Camera,
+    mask: Bool[Array, "h w"] | np.ndarray,
+    config: TrackConfig | None = None,
+) -> tuple[TrackState, Reconstruction]:
+    """One frame of a video: one object, followed. Arguments as for `reconstruct`, without batches.
+
+    Returns:
+      The state for the next frame, and what was found. `state.lost` tells for how many frames
+      nothing was that fits the track; the parameters of such a frame are the best that was found.
+
+    Raises:
+      ValueError: shapes that do not fit together.
+    """
+    depth, mask = _checked(depth, camera, mask)
+    if depth.ndim != 2:
+        raise ValueError(f"depth: got shape {depth.shape}, need one frame (h, w).")
+    return _track(recon, config or TrackConfig(), state, depth, camera, mask)
+
+
+def _checked(depth: Any, camera: Camera, mask: Any) -> tuple[Array, Array]:
     depth, mask = jnp.asarray(depth, jnp.float32), jnp.asarray(mask, bool)
     if depth.ndim < 2 or depth.shape != mask.shape:
         raise ValueError(
@@ -101,7 +141,7 @@ def reconstruct(
             f"depth: got {depth.shape[-1]} x {depth.shape[-2]} pixels, but the camera has "
             f"{camera.width} x {camera.height}; pass jrecon.geometry.camera.resize(camera, ...)."
         )
-    return _reconstruct(recon, depth, camera, mask)
+    return depth, mask
 
 
 @jax.jit
@@ -122,6 +162,60 @@ def _reconstruct(
     result = fit(recon.fitter, anchor, (view,), recon.config)
     posed = pose(recon.model, result.params)
     return Reconstruction(result.params, posed.vertices, posed.joints, found, result)
+
+
+@jax.jit
+def _track(
+    recon: Reconstructor,
+    config: TrackConfig,
+    state: TrackState,
+    depth: Float[Array, "h w"],
+    camera: Camera,
+    mask: Bool[Array, "h w"],
+) -> tuple[TrackState, Reconstruction]:
+    fitter = recon.fitter
+    view = observe(depth, camera, mask)
+    known = expect(fitter, recon.config.energy, config, state)
+    settings = dataclasses.replace(recon.config, starts=1)
+    brief = dataclasses.replace(settings, coarse=(), fine=config.widenings, sweeps=0)
+    length = 1 + max(len(each.coarse) + len(each.fine) for each in (settings, brief))
+    slow, quick = (schedule_of(each, length) for each in (settings, brief))
+
+    def attempt(anew: Array) -> tuple[Array, Prediction, FitResult]:
+        """From the learned function, or from the last frame; and whether that calls for another."""
+        found = jax.lax.cond(
+            anew,
+            lambda: predict(recon.function, depth, camera, mask),
+            lambda: Prediction(known.params, known.joint_std),
+        )
+        anchor = anchor_of(fitter, found.params, found.joint_std)
+        # The shape is known better than one prediction can tell.
+        share = jnp.where(anew, state.frames / (1.0 + state.frames), 1.0)
+        shape = found.params.shape + share * (state.params.shape - found.params.shape)
+        anchor = dataclasses.replace(
+            anchor,
+            params=dataclasses.replace(anchor.params, shape=shape),
+            shape_sigma=known.shape_sigma,
+            turn_sigma=jnp.where(anew, anchor.turn_sigma, known.turn_sigma),
+        )
+        plan = jax.tree.map(lambda a, b: jnp.where(anew, a, b), slow, quick)
+        result = fit_one(fitter, anchor, (view,), settings, plan)
+        again = ~anew & is_lost(config, state, result) & (result.status != TOO_FEW)
+        return again, found, result
+
+    def go(carry: Any) -> Any:
+        again, found, result = attempt(carry[0])
+        return again, ~again, found, result
+
+    anew = (state.lost < 0) | (state.lost >= config.patience)
+    blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(attempt, anew))
+    start = (anew, jnp.asarray(False), *blank[1:])
+    # One loop of at most two rounds, so that the fit is compiled once.
+    *_, found, result = jax.lax.while_loop(lambda carry: ~carry[1], go, start)
+    posed = pose(recon.model, result.params)
+    return follow(config, state, result), Reconstruction(
+        result.params, posed.vertices, posed.joints, found, result
+    )
 
 
 def stature(model: ParametricModel, shape: Float[Array, " s"]) -> Float[Array, ""]:

@@ -15,7 +15,8 @@ held fixed, as in ICP (Besl and McKay 1992), so that derivatives are those of th
 - *spheres*: parts of the object keep out of each other.
 
 To these come residuals of the parameters themselves: pose and shape priors, joint limits, and how
-far they may turn away from the prediction.
+far they may turn away from the prediction. What was predicted counts for more while the robust
+functions are wide: their widening multiplies its weight.
 
 Surface and clear pulls count by area over `patch_m2`: measurements that lie closer together share
 their errors (clothes, calibration, the model's own coarseness), so a thousand pixels on one thigh
@@ -62,7 +63,7 @@ class EnergyConfig:
     the model's own error, the sensor's noise."""
     sigma_per_m: float = 0.002
     """Times the square of the depth, added to it in quadrature, as is the noise of the view."""
-    patch_m2: float = 0.0036
+    patch_m2: float = 0.0009
     """Area that counts as one independent measurement."""
     reach_m: float = 0.08
     """Pixels pair a measured point with what the model shows there up to this distance."""
@@ -72,13 +73,13 @@ class EnergyConfig:
     clear_width_m: float = 0.1
     clear_margin: float = 2.0
     """How far before the measured surface the model may be, in its standard deviations."""
-    joints: float = 0.5
+    joints: float = 0.1
     """Weight of the anchor's joints; its deviations count as standard deviations."""
-    turn_rad: float = 0.9
+    turn_rad: float = 2.0
     """Standard deviation of a joint's rotation from the anchor's."""
     shape_std: float = 0.8
     """Standard deviation of shape coefficients from the anchor's."""
-    pose: float = 0.25
+    pose: float = 0.1
     """Weight of the pose prior's negative log density."""
     limits: float = 1.0
     shape: float = 0.5
@@ -146,7 +147,7 @@ def linearise(
     pulls = all_pulls(fitter, config, views, anchor, points, widening)
     slopes = point_jacobian(fitter, params)
     quadratics = [_of_pulls(points, slopes, each) for each in pulls]
-    quadratics.append(_of_parameters(fitter, config, anchor, params))
+    quadratics.append(_of_parameters(fitter, config, anchor, params, widening))
     return jax.tree.map(lambda *parts: sum(parts[1:], parts[0]), *quadratics)
 
 
@@ -160,7 +161,7 @@ def all_pulls(
 ) -> list[Pulls]:
     """Every pull at the model's points as they are; without derivatives."""
     points = jax.lax.stop_gradient(points)
-    found = [joint_pulls(fitter, config, anchor)]
+    found = [joint_pulls(fitter, config, anchor, widening)]
     if len(fitter.radii):
         found.append(sphere_pulls(fitter, config, points))
     for view in views:
@@ -191,12 +192,13 @@ def _of_pulls(
 
 
 def _of_parameters(
-    fitter: Fitter, config: EnergyConfig, anchor: Anchor, params: Params
+    fitter: Fitter, config: EnergyConfig, anchor: Anchor, params: Params, widening: Scalar
 ) -> Quadratic:
     """Half the sum of squares of the residuals of the parameters."""
 
     def errors(step: Array) -> Array:
-        return parameter_residuals(fitter, config, anchor, move_freely(fitter, params, step))
+        moved = move_freely(fitter, params, step)
+        return parameter_residuals(fitter, config, anchor, moved, widening)
 
     at = jnp.zeros(fitter.size)
     error, rows = errors(at), jax.jacfwd(errors)(at)
@@ -221,7 +223,7 @@ def move_freely(fitter: Fitter, params: Params, step: Float[Array, " q"]) -> Par
 
 
 def parameter_residuals(
-    fitter: Fitter, config: EnergyConfig, anchor: Anchor, params: Params
+    fitter: Fitter, config: EnergyConfig, anchor: Anchor, params: Params, widening: Scalar
 ) -> Float[Array, " r"]:
     """Priors, limits, and how far parameters are from the anchor's, in standard deviations."""
     chosen = np.array(fitter.joints)
@@ -235,8 +237,8 @@ def parameter_residuals(
     apart = params.shape - anchor.params.shape
     parts = [
         jnp.sqrt(config.limits) * limit_residuals(fitter.pose_prior, params.pose),
-        turned / (config.turn_rad * anchor.turn_sigma),
-        apart / (config.shape_std * anchor.shape_sigma),
+        turned * jnp.sqrt(widening) / (config.turn_rad * anchor.turn_sigma),
+        apart * jnp.sqrt(widening) / (config.shape_std * anchor.shape_sigma),
         jnp.sqrt(config.shape) * shape_residuals(fitter.shape_prior, params.shape),
     ]
     if fitter.pose_prior.joints:
@@ -244,7 +246,7 @@ def parameter_residuals(
     return jnp.concatenate([part.reshape(-1) for part in parts])
 
 
-def joint_pulls(fitter: Fitter, config: EnergyConfig, anchor: Anchor) -> Pulls:
+def joint_pulls(fitter: Fitter, config: EnergyConfig, anchor: Anchor, widening: Scalar) -> Pulls:
     """The fitted joints to where the anchor has them."""
     chosen = np.array(fitter.joints)
     count = len(chosen)
@@ -253,7 +255,7 @@ def joint_pulls(fitter: Fitter, config: EnergyConfig, anchor: Anchor) -> Pulls:
         mix=jnp.ones((count, 1)),
         target=anchor.joints[chosen],
         metric=jnp.eye(3)[None] / anchor.joint_std[chosen, None, None],
-        weight=jnp.full(count, 1.0) * config.joints,
+        weight=jnp.full(count, 1.0) * config.joints * widening,
         width=jnp.full(count, 4.0),
     )
 

@@ -13,24 +13,27 @@ out of itself.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jrecon.geometry import rotation
 from jrecon.geometry.mesh import Topology, face_areas, make_topology
 from jrecon.model.jacobian import jacobian
 from jrecon.model.parametric import ParametricModel, Params, dense_weights, pose, sparse_weights
-from jrecon.synth.pose_prior import PosePrior, pose_prior, without_orientation
+from jrecon.synth.pose_prior import PosePrior, mirrored, pose_prior, without_orientation
 from jrecon.synth.prior import ShapePrior, shape_prior
 
 HIGHEST = jax.lax.Precision.HIGHEST
 # Spheres are the middle part of a limb: skin and flesh may touch and give way.
-_SPHERE_SHARE = 0.8
+SPHERE_SHARE = 0.8
 # Spheres that are this near at rest, as a share of the sum of their radii, always touch.
 _ALWAYS_NEAR = 1.3
+# Poses, and changes of the pose at hand, in which a limb is tried.
+_TRIES, _NUDGES = 384, 128
 
 
 @jax.tree_util.register_dataclass
@@ -50,10 +53,24 @@ class Fitter:
     """1 where two spheres must not meet."""
     pose_prior: PosePrior
     shape_prior: ShapePrior
+    bank: Float[Array, "n j 3"]
+    """Poses that limbs are tried in."""
+    nudges: Float[Array, "n l 3"]
+    """And small rotations of the joints of a limb, to try around where it is."""
     shapes: int = dataclasses.field(metadata=dict(static=True))
     """How many shape coefficients are fitted: the first ones."""
     joints: tuple[int, ...] = dataclasses.field(metadata=dict(static=True))
     """Whose rotations are fitted."""
+    limbs: tuple[tuple[int, ...], ...] = dataclasses.field(metadata=dict(static=True))
+    """Chains of fitted joints that end free, each from where it branches off."""
+    owners: tuple[int, ...] = dataclasses.field(metadata=dict(static=True))
+    """The fitted joint that each sphere moves with."""
+    limbs_joints: Int[Array, "l c"]
+    """Their joints, -1 where a limb has fewer."""
+    limbs_spheres: Int[Array, "l m"]
+    """Which spheres are theirs, -1 where a limb has fewer."""
+    limbs_vertices: Bool[Array, "l v"]
+    """Which vertices are theirs."""
 
     @property
     def size(self) -> int:
@@ -82,7 +99,11 @@ def make_fitter(
     prior = pose_prior(model)
     if joints is None:
         joints = prior.joints or tuple(range(model.num_joints))
-    centers, radii, weights, basis, apart = _spheres(model, joints)
+    joints = tuple(sorted(joints))
+    parts = _parts(model, joints)
+    centers, radii, weights, basis, apart, owners = _spheres(model, joints, parts)
+    limbs = _limbs(model.parents, joints)
+    bank, nudges = _tries(model, prior, max(map(len, limbs), default=0))
     return Fitter(
         model=model,
         points=_with_points(model, centers, weights, basis),
@@ -93,8 +114,73 @@ def make_fitter(
         pose_prior=without_orientation(prior),
         shape_prior=shape_prior(model),
         shapes=min(shapes, model.num_shape),
-        joints=tuple(sorted(joints)),
+        bank=jnp.asarray(bank, jnp.float32),
+        nudges=jnp.asarray(nudges, jnp.float32),
+        joints=joints,
+        limbs=limbs,
+        owners=owners,
+        limbs_joints=_table(limbs),
+        limbs_spheres=_table([np.flatnonzero(np.isin(owners, limb)) for limb in limbs]),
+        limbs_vertices=jnp.asarray([np.isin(parts, limb) for limb in limbs], bool),
     )
+
+
+def _parts(model: ParametricModel, joints: tuple[int, ...]) -> np.ndarray:
+    """(v,) the fitted joint that each vertex moves with most."""
+    nearest = np.array([_nearest(model.parents, joints, j) for j in range(model.num_joints)])
+    return nearest[np.argmax(np.asarray(dense_weights(model)), axis=1)]
+
+
+def _limbs(parents: tuple[int, ...], joints: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    """Chains of fitted joints from a leaf up to, but without, a joint with other descendants."""
+    children = {
+        joint: [c for c in joints if c and _up(parents, joints, c) == joint] for joint in joints
+    }
+    found = []
+    for leaf in (joint for joint in joints if not children[joint] and joint):
+        chain = [leaf]
+        while (above := _up(parents, joints, chain[0])) and len(children[above]) == 1:
+            chain.insert(0, above)
+        found.append(tuple(chain))
+    return tuple(found)
+
+
+def _table(rows: Sequence[Sequence[int] | np.ndarray]) -> Int[Array, "r c"]:
+    """Rows of different lengths, filled up with -1."""
+    width = max(map(len, rows), default=0)
+    full = [
+        np.pad(np.asarray(row, np.int32), (0, width - len(row)), constant_values=-1) for row in rows
+    ]
+    return jnp.asarray(full, jnp.int32).reshape(len(rows), width)
+
+
+def _tries(model: ParametricModel, prior: PosePrior, longest: int) -> tuple[np.ndarray, np.ndarray]:
+    """Poses (n, j, 3) of the prior, its mirrored ones, and between the limits; and small rotations
+    (n, l, 3), half of them larger at the beginning of a limb, half everywhere alike."""
+    draw = np.random.default_rng(0)
+    low, high = (np.asarray(bound, np.float64) for bound in model.pose_limits)
+    free = draw.triangular(-1.0, 0.0, 1.0, (_TRIES, *low.shape))
+    free = 0.7 * np.where(free < 0, -free * low, free * high)
+    poses = [free[: _TRIES // 4 if prior.joints else _TRIES]]
+    if prior.joints:
+        which = draw.choice(
+            len(prior.shares),
+            _TRIES // 2,
+            p=np.asarray(prior.shares, np.float64) / np.sum(np.asarray(prior.shares, np.float64)),
+        )
+        normal = 1.1 * draw.standard_normal((len(which), prior.means.shape[1]))
+        motion = np.asarray(prior.means)[which]
+        motion = motion + np.einsum("nde,ne->nd", np.asarray(prior.factors)[which], normal)
+        hard = np.asarray(prior.hard)[draw.permutation(len(prior.hard))[: _TRIES // 4]]
+        for vectors in (motion, hard):
+            pose = np.zeros((len(vectors), model.num_joints, 3))
+            pose[:, np.array(prior.joints)] = vectors.reshape(len(vectors), -1, 3)
+            half = len(pose) // 2
+            pose[:half] = np.asarray(mirrored(prior, jnp.asarray(pose[:half], jnp.float32)))
+            poses.append(pose)
+    nudges = draw.standard_normal((_NUDGES, longest, 3))
+    nudges *= draw.choice([0.15, 0.3, 0.6], (_NUDGES, 1, 1))
+    return np.concatenate(poses), nudges
 
 
 def _vertex_areas(model: ParametricModel) -> Float[Array, " v"]:
@@ -136,14 +222,13 @@ def _with_points(
 
 
 def _spheres(
-    model: ParametricModel, joints: tuple[int, ...]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    model: ParametricModel, joints: tuple[int, ...], part: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[int, ...]]:
     """Spheres inside the parts that each fitted joint moves: centres at rest (m, 3), radii,
-    skinning weights (m, j), shape basis (m, 3, s), and which pairs must stay apart (m, m)."""
+    skinning weights (m, j), shape basis (m, 3, s), which pairs must stay apart (m, m), and the
+    joints that they move with."""
     vertices = np.asarray(model.vertices, np.float64)
     weights, basis = np.asarray(dense_weights(model)), np.asarray(model.shape_basis)
-    owner = np.array([_nearest(model.parents, joints, j) for j in range(model.num_joints)])
-    part = owner[np.argmax(weights, axis=1)]
     centers, radii, mixed, moved, owners = [], [], [], [], []
     for joint in joints if model.num_joints > 1 else ():
         own = np.flatnonzero(part == joint)
@@ -163,14 +248,14 @@ def _spheres(
             offset = vertices[slab] - center
             offset -= (offset @ axis)[:, None] * axis
             centers.append(center)
-            radii.append(_SPHERE_SHARE * np.median(np.linalg.norm(offset, axis=1)))
+            radii.append(SPHERE_SHARE * np.median(np.linalg.norm(offset, axis=1)))
             mixed.append(weights[slab].mean(0))
             moved.append(basis[slab].mean(0))
             owners.append(joint)
     if not centers:
         none = np.zeros((0, 3))
         empty = np.zeros((0, model.num_joints)), np.zeros((0, 3, model.num_shape))
-        return none, np.zeros(0), *empty, np.zeros((0, 0))
+        return none, np.zeros(0), *empty, np.zeros((0, 0)), ()
     where, size = np.array(centers), np.array(radii)
     distance = np.linalg.norm(where[:, None] - where[None], axis=-1)
     apart = distance > _ALWAYS_NEAR * (size[:, None] + size[None])
@@ -178,7 +263,7 @@ def _spheres(
         for b, second in enumerate(owners):
             apart[a, b] &= first != second and second != _up(model.parents, joints, first)
             apart[a, b] &= first != _up(model.parents, joints, second)
-    return where, size, np.array(mixed), np.array(moved), apart
+    return where, size, np.array(mixed), np.array(moved), apart, tuple(owners)
 
 
 def _nearest(parents: tuple[int, ...], joints: tuple[int, ...], joint: int) -> int:

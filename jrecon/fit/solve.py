@@ -10,8 +10,9 @@ method", in its simplest form: a third after a step that helped, four times afte
 The robust functions begin wide and become narrow in stages, each of which starts from the energy of
 its own width. A lane whose numbers are not finite keeps the last parameters that were.
 
-Starts may be several: the prediction may have front and back, or left and right, confused. They are
-fitted coarsely side by side, and the one of least energy goes on.
+Between the first, coarse iterations and the others, limbs that were predicted wrong are put where
+they explain more (`jrecon.fit.search`). Starts may be several: the prediction may have front and
+back, or left and right, confused. The one that ends with the least energy is kept.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jrecon.fit.energy import (
     Anchor,
@@ -34,6 +35,7 @@ from jrecon.fit.energy import (
 from jrecon.fit.fitter import Fitter, joint_points, move, point_jacobian, posed_points
 from jrecon.fit.observation import View
 from jrecon.fit.report import Agreement, agreement
+from jrecon.fit.search import search_limbs
 from jrecon.geometry.rotation import compose
 from jrecon.model.parametric import Params
 from jrecon.synth.pose_prior import mirrored
@@ -54,16 +56,26 @@ class FitConfig:
     """How a fit goes about it."""
 
     energy: EnergyConfig = EnergyConfig()
+    belief: EnergyConfig = EnergyConfig(
+        patch_m2=0.0072, joints=0.1, turn_rad=0.9, pose=0.25, clear_sigma_m=0.1
+    )
+    """Energy whose curvature tells how sure a result is. Measurements count for less in it than in
+    the energy that finds the best parameters: their errors are not independent. Calibrated so that
+    about 68 % of vertices are within one standard deviation (`experiments/bench_fit.py`)."""
     damping: float = 0.01
     """At the start of each stage, as a share of the diagonal of the curvature."""
     longest_rad: float = 0.4
     """No joint turns farther in one step, and nothing moves farther than that in metres."""
     tolerance: float = 1e-3
     """A last step that lowers the energy by a smaller share than this is a converged fit's."""
+    doubt: float = 5.0
+    """How much less energy another start must end with than the prediction."""
     coarse: tuple[float, ...] = _static((6.0,) * 4)
-    """Widening of the robust functions in each iteration of the starts."""
-    fine: tuple[float, ...] = _static((3.0,) * 5 + (1.5,) * 5 + (1.0,) * 6)
-    """And of what goes on from the best."""
+    """Widening of the robust functions in each iteration before limbs are searched for."""
+    fine: tuple[float, ...] = _static((3.0,) * 6 + (1.5,) * 5 + (1.0,) * 6)
+    """And after it."""
+    sweeps: int = _static(2)
+    """How often each limb is tried elsewhere, see `jrecon.fit.search`; 0: never."""
     starts: int = _static(1)
     """1: the prediction; 2: also turned round; 3: also with sides exchanged; 4: both."""
 
@@ -93,13 +105,44 @@ class FitResult:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
+class Schedule:
+    """What each iteration does: data, so that every fit runs through the same compiled loop."""
+
+    widening: Float[Array, " i"]
+    fresh: Bool[Array, " i"]
+    """The energy is another one than before: it is evaluated, and nothing moves."""
+    search: Bool[Array, " i"]
+    """Limbs are searched for, before that."""
+    belief: Bool[Array, " i"]
+    """The energy is that which tells how sure the result is."""
+    count: Int[Array, ""]
+    """How many iterations there are; entries after these only fill the arrays up."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
 class _Lane:
     params: Params
+    anchor: Anchor
     at: Quadratic
+    energy: Float[Array, ""]
     damping: Float[Array, ""]
     gain: Float[Array, ""]
     """Share of the energy that the last step that was taken saved."""
-    healthy: Array
+    healthy: Bool[Array, ""]
+
+
+def schedule_of(config: FitConfig, length: int | None = None) -> Schedule:
+    """The iterations of a fit, in arrays of some length."""
+    widening = np.array([*config.coarse, *config.fine, 1.0], np.float32)
+    count, first = len(widening), len(config.coarse)
+    search = (np.arange(count) == first) & (config.sweeps > 0)
+    belief = np.arange(count) == count - 1
+    fresh = np.diff(widening, prepend=-1.0) != 0
+    wide = (0, (length or count) - count)
+    full = [np.pad(x, wide) for x in (widening, fresh | search | belief, search, belief)]
+    widening, fresh, search, belief = map(jnp.asarray, full)
+    return Schedule(widening, fresh, search, belief, jnp.asarray(count, jnp.int32))
 
 
 def fit(
@@ -126,26 +169,31 @@ def fit(
 
 
 def fit_one(
-    fitter: Fitter, anchor: Anchor, views: tuple[View, ...], config: FitConfig
+    fitter: Fitter,
+    anchor: Anchor,
+    views: tuple[View, ...],
+    config: FitConfig,
+    schedule: Schedule | None = None,
 ) -> FitResult:
-    """One lane; for `vmap` and `lax.map`."""
+    """One lane; for `vmap` and `lax.map`. A schedule replaces that of the configuration."""
+    schedule = schedule or schedule_of(config)
     enough = sum(jnp.sum(view.own) for view in views) >= LEAST_PIXELS
-    run = functools.partial(_descend, fitter, config, views)
-    anchors = [anchor, *_other_starts(fitter, anchor, config.starts)]
-    best, history = jnp.zeros((), jnp.int32), []
-    first = anchor.params
-    if config.coarse:
-        many = jax.tree.map(lambda *x: jnp.stack(x), *anchors)
-        lanes, falls = _over_starts(lambda one: run(one, one.params, config.coarse), many)
-        best = jnp.argmin(jnp.where(lanes.healthy, lanes.at.energy, jnp.inf)).astype(jnp.int32)
-        anchor, first, fall = jax.tree.map(lambda x: x[best], (many, lanes.params, falls))
-        history.append(fall)
-    lane, fall = run(anchor, first, config.fine)
-    history.append(fall)
+    run = functools.partial(_descend, fitter, config, schedule, views)
+    if config.starts == 1:
+        best, (lane, history) = jnp.zeros((), jnp.int32), run(anchor)
+    else:
+        many = jax.tree.map(
+            lambda *x: jnp.stack(x), anchor, *_other_starts(fitter, anchor, config.starts)
+        )
+        lanes = _over_starts(run, many)
+        handicap = config.doubt * jnp.minimum(jnp.arange(config.starts), 1)
+        energy = jnp.where(lanes[0].healthy, lanes[0].energy + handicap, jnp.inf)
+        best = jnp.argmin(energy).astype(jnp.int32)
+        lane, history = jax.tree.map(lambda x: x[best], lanes)
     params = _where(enough & lane.healthy, lane.params, anchor.params)
     status = jnp.where(lane.gain < config.tolerance, CONVERGED, AT_LIMIT)
     status = jnp.where(lane.healthy, status, DIVERGED)
-    covariance, joint_std, vertex_std = deviations(fitter, params, lane.at.curvature, anchor)
+    covariance, joint_std, vertex_std = deviations(fitter, params, lane.at.curvature)
     return FitResult(
         params=params,
         status=jnp.where(enough, status, TOO_FEW).astype(jnp.int32),
@@ -153,9 +201,9 @@ def fit_one(
         joint_std=joint_std,
         vertex_std=vertex_std,
         covariance=covariance,
-        energy=jnp.where(lane.healthy, lane.at.energy, 0.0),
+        energy=jnp.where(lane.healthy, lane.energy, 0.0),
         start=best,
-        history=jnp.nan_to_num(jnp.concatenate(history)),
+        history=jnp.nan_to_num(history),
     )
 
 
@@ -168,44 +216,72 @@ def _over_starts(function: Any, many: Any) -> Any:
 def _descend(
     fitter: Fitter,
     config: FitConfig,
+    schedule: Schedule,
     views: tuple[View, ...],
     anchor: Anchor,
-    params: Params,
-    widenings: tuple[float, ...],
 ) -> tuple[_Lane, Float[Array, " i"]]:
-    """One iteration for each widening; a change of it begins with the energy of the new one."""
-    evaluate = functools.partial(linearise, fitter, config.energy, views, anchor)
-    fresh = np.array([True, *(a != b for a, b in zip(widenings[1:], widenings[:-1], strict=True))])
+    """All iterations from one start, and the energy after each."""
     nothing = Quadratic(jnp.asarray(jnp.inf), jnp.zeros(fitter.size), jnp.eye(fitter.size))
     lane = _Lane(
-        params,
-        nothing,
-        jnp.asarray(config.damping),
-        jnp.asarray(1.0),
-        jnp.asarray(False),
+        params=anchor.params,
+        anchor=anchor,
+        at=nothing,
+        energy=jnp.asarray(jnp.inf),
+        damping=jnp.asarray(config.damping),
+        gain=jnp.asarray(1.0),
+        healthy=jnp.asarray(False),
     )
 
-    def iterate(lane: _Lane, now: tuple[Array, Array]) -> tuple[_Lane, Array]:
-        widening, new = now
-        step = _step(fitter, config, lane.at, lane.damping) * jnp.where(new, 0.0, 1.0)
-        candidate = move(fitter, lane.params, step)
-        at = evaluate(candidate, widening)
-        sound = jnp.isfinite(at.energy) & jnp.all(jnp.isfinite(at.curvature))
-        taken = sound & (new | (at.energy < lane.at.energy))
-        share = jnp.clip(lane.damping * jnp.where(taken, 1 / 3, 4.0), 1e-6, 1e4)
-        share = jnp.where(new, jnp.maximum(config.damping, lane.damping), share)
-        gain = (lane.at.energy - at.energy) / jnp.maximum(lane.at.energy, 1e-9)
-        gain = jnp.where(new, 1.0, jnp.where(taken, gain, lane.gain))
-        following = _Lane(
-            _where(taken, candidate, lane.params),
-            _where(taken, at, lane.at),
-            share,
-            gain,
-            lane.healthy | sound,
-        )
-        return following, following.at.energy
+    def search(lane: _Lane, _: Params) -> tuple[Params, Anchor]:
+        # Joints stay anchored where they were predicted, rotations where the search has put them.
+        params = search_limbs(fitter, views, lane.anchor, lane.params, config.sweeps)
+        known = dataclasses.replace(lane.anchor.params, pose=params.pose)
+        return params, dataclasses.replace(lane.anchor, params=known)
 
-    return jax.lax.scan(iterate, lane, (jnp.asarray(widenings), jnp.asarray(fresh)))
+    def iterate(i: Array, carry: tuple[_Lane, Array]) -> tuple[_Lane, Array]:
+        lane, history = carry
+        now = jax.tree.map(lambda x: x if x.ndim == 0 else x[i], schedule)
+        step = _step(fitter, config, lane.at, lane.damping) * jnp.where(now.fresh, 0.0, 1.0)
+        candidate, anchor = move(fitter, lane.params, step), lane.anchor
+        if config.sweeps:
+            keep = lambda lane, candidate: (candidate, lane.anchor)
+            candidate, anchor = jax.lax.cond(now.search, search, keep, lane, candidate)
+        terms = _where(now.belief, config.belief, config.energy)
+        at = linearise(fitter, terms, views, anchor, candidate, now.widening)
+        following = _judged(config, now, lane, candidate, anchor, at)
+        return following, history.at[i].set(following.energy)
+
+    history = jnp.full(schedule.widening.shape, jnp.inf)
+    lane, history = jax.lax.fori_loop(0, schedule.count, iterate, (lane, history))
+    # The last iteration told how sure the result is; entries after it were never written.
+    last = schedule.count - 2
+    return lane, jnp.where(jnp.arange(len(history)) > last, history[last], history)[:-1]
+
+
+def _judged(
+    config: FitConfig,
+    now: Schedule,
+    lane: _Lane,
+    candidate: Params,
+    anchor: Anchor,
+    at: Quadratic,
+) -> _Lane:
+    """The lane with or without a step, and its damping for the next one."""
+    sound = jnp.isfinite(at.energy) & jnp.all(jnp.isfinite(at.curvature))
+    taken = sound & (now.fresh | (at.energy < lane.at.energy))
+    damping = jnp.clip(lane.damping * jnp.where(taken, 1 / 3, 4.0), 1e-6, 1e4)
+    damping = jnp.where(now.fresh, jnp.maximum(config.damping, lane.damping), damping)
+    gain = (lane.at.energy - at.energy) / jnp.maximum(lane.at.energy, 1e-9)
+    gain = jnp.where(now.fresh, 1.0, jnp.where(taken, gain, lane.gain))
+    return _Lane(
+        params=_where(taken, candidate, lane.params),
+        anchor=anchor,
+        at=_where(taken, at, lane.at),
+        energy=jnp.where(taken & ~now.belief, at.energy, lane.energy),
+        damping=damping,
+        gain=jnp.where(now.belief, lane.gain, gain),
+        healthy=lane.healthy | sound,
+    )
 
 
 def _step(
@@ -255,7 +331,7 @@ def _other_starts(fitter: Fitter, anchor: Anchor, count: int) -> list[Anchor]:
 
 
 def deviations(
-    fitter: Fitter, params: Params, curvature: Float[Array, "q q"], anchor: Anchor
+    fitter: Fitter, params: Params, curvature: Float[Array, "q q"]
 ) -> tuple[Float[Array, "q q"], Float[Array, " j"], Float[Array, " v"]]:
     """Covariance of the unknowns, and standard deviations of joints and vertices: Laplace's
     approximation, the inverse of the curvature at the optimum."""
