@@ -175,7 +175,7 @@ def test_all_numbers_its_results_and_many_files_name_theirs(capsys, engine, pict
     "figures, word",
     (
         ({}, "good"),
-        ({"overlap": 0.4}, "doubtful"),
+        ({"overlap": 0.43}, "doubtful"),
         ({"overlap": 0.3}, "refused"),
         ({"residual_mm": 35.0}, "doubtful"),
         ({"residual_mm": 60.0}, "refused"),
