@@ -23,16 +23,20 @@ from jrecon.cli.command import Command, Report, require_free, require_suffix
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
+    from jrecon.learn.record import Record
     from jrecon.learn.regressor import Regressor
     from jrecon.learn.run import Progress, Trained
     from jrecon.learn.supply import Supply
     from jrecon.learn.train import TrainConfig
     from jrecon.model.parametric import ParametricModel
+    from jrecon.synth.example import Example
     from jrecon.synth.generate import SynthConfig
 
 # Examples that errors are measured on at the end, which nothing was learned from.
 _FRESH = 200
 _FRESH_SEED = 2**30
+# Examples on the sheet of predictions.
+_SHOWN = 8
 # Seconds between two lines where standard error is no terminal.
 _LINE_S = 60.0
 
@@ -72,18 +76,22 @@ class Train(Command):
     """Steps at the end over which the rate falls to 1 %; all after the warm-up if left out."""
     optimizer: Literal["adamw", "lamb", "muon"] = "adamw"
     """lamb: for batches of many thousands. muon: learns more from each example, in more time."""
+    bf16: bool = True
+    """Muon's matrix products in bfloat16; the rest is float32 in any case."""
     clip: float = 1.0
     """Largest norm of a gradient."""
     seed: int = 0
     """Another seed, other examples and other weights to begin with."""
+    network: Literal["base", "large"] = "base"
+    """Its size. base: real time on two CPU cores. large: for GPUs."""
     image: Annotated[int | None, arg(metavar="PIXELS")] = None
-    """Pixels along each side of what the network sees (64)."""
+    """Pixels along each side of what the network sees (base: 64)."""
     channels: Annotated[tuple[int, ...] | None, arg(metavar="INT ...")] = None
-    """Of each stage of the network (48 96 256)."""
+    """Of each stage of the network (base: 48 96 256)."""
     blocks: Annotated[tuple[int, ...] | None, arg(metavar="INT ...")] = None
-    """Residual blocks in each stage (1 2 3)."""
+    """Residual blocks in each stage (base: 1 2 3)."""
     hidden: Annotated[int | None, arg(metavar="INT")] = None
-    """Width of the layers after the last stage (512)."""
+    """Width of the layers after the last stage (base: 512)."""
     start: Annotated[str | None, arg(name="from", metavar="FUNCTION")] = None
     """Begin with the weights of this function, `body` or a .recon file, not with random ones."""
     folder: Annotated[Path | None, arg(metavar="DIR")] = None
@@ -97,6 +105,11 @@ class Train(Command):
     """Steps between two lines of metrics.jsonl."""
     save_minutes: float = 5.0
     """Between two checkpoints."""
+    draw_minutes: float = 10.0
+    """Between two drawings of the learning curve and of predictions, which are beside
+    metrics.jsonl."""
+    tensorboard: bool = False
+    """Write the numbers for TensorBoard, too, into the folder of the run."""
     devices: Annotated[int | None, arg(metavar="INT")] = None
     """How many to use; all if left out."""
     coordinator: Annotated[str | None, arg(metavar="HOST:PORT")] = None
@@ -123,16 +136,19 @@ class Train(Command):
         full = load_model(self.model)
         model, mesh, config = coarsest(full), data_mesh(self.devices), self._config()
         function = self._function(model)
-        supply = self._supply(full, model, function.network.image, config, mesh)
+        supply = self._supply(full, function, config, mesh)
         folder = self.folder or self.out.with_suffix(".run")
         stop = None if self.stop_after_minutes is None else 60 * self.stop_after_minutes
+        record = self._record(folder, function, config, mesh)
         try:
-            with _live() as report:
+            with _live() as report, contextlib.closing(record):
                 trained = run(
                     supply, function, config, folder, mesh=mesh, log_every=self.log_every,
                     save_every_s=60 * self.save_minutes, stop_after_s=stop, report=report,
-                    note={"from": self.start}, amend=self.amend,
+                    record=record, note={"from": self.start}, amend=self.amend,
                 )  # fmt: skip
+                if jax.process_index() == 0 and trained.metrics:
+                    record.draw(trained.function)
         except FloatingPointError as error:
             raise ValueError(str(error)) from error
         head = {"steps": trained.step, "examples": trained.step * config.batch,
@@ -163,6 +179,7 @@ class Train(Command):
             warmup=warmup,
             decay=max(1, self.steps - warmup) if self.decay is None else self.decay,
             optimizer=self.optimizer,
+            bf16=self.bf16,
             clip=self.clip,
             seed=self.seed,
         )
@@ -171,15 +188,17 @@ class Train(Command):
         """What the run begins with."""
         import jax
 
-        from jrecon.learn.network import NetworkConfig
+        from jrecon.learn.network import SIZES
         from jrecon.learn.regressor import make_regressor
         from jrecon.learn.weights import load_regressor
 
         named = ("image", "channels", "blocks", "hidden")
         sizes: Any = {n: getattr(self, n) for n in named if getattr(self, n) is not None}
         if self.start is None:
-            network = NetworkConfig(**sizes)
+            network = dataclasses.replace(SIZES[self.network], **sizes)
             return make_regressor(model, jax.random.key(self.seed), network)
+        if self.network != "base":
+            sizes["network"] = self.network
         if sizes:
             raise ValueError(
                 f"--from {self.start}: the network has its sizes; leave out {', '.join(sizes)}."
@@ -194,25 +213,58 @@ class Train(Command):
         return dataclasses.replace(function, model=model)
 
     def _supply(
-        self,
-        full: ParametricModel,
-        model: ParametricModel,
-        image: int,
-        config: TrainConfig,
-        mesh: Mesh,
+        self, full: ParametricModel, function: Regressor, config: TrainConfig, mesh: Mesh
     ) -> Supply:
         from jrecon.learn.supply import require_class, stored, synthesis
         from jrecon.synth.generate import make_source
         from jrecon.synth.reading import open_database
 
         if self.data == "synth":
-            made = read_config(self.config, self.size, otherwise=9 * image // 8)
-            return synthesis(make_source(model, made), config.batch, seed=self.seed, mesh=mesh)
+            source = make_source(function.model, self._synthesis(function))
+            return synthesis(source, config.batch, seed=self.seed, mesh=mesh)
         if self.size is not None or self.config is not None:
             raise ValueError("--size, --config: a database has its images; leave them out.")
         db = open_database(self.data)
         require_class(db, full)
         return stored(db, config.batch, seed=self.seed, mesh=mesh)
+
+    def _record(self, folder: Path, function: Regressor, config: TrainConfig, mesh: Mesh) -> Record:
+        from jrecon.learn.record import Record
+
+        if self.data == "synth":
+            make = lambda: self._fresh(function, config, mesh, _SHOWN)
+            sensors = self._synthesis(function).sensors
+        else:
+            import numpy as np
+
+            from jrecon.synth.reading import open_database, read
+
+            db = open_database(self.data)
+            make = lambda: read(db, np.arange(min(_SHOWN, len(db))))
+            sensors = tuple(db.manifest["config"].get("sensors", ()))
+        every_s = 60 * self.draw_minutes
+        return Record(folder, make, sensors, every_s=every_s, tensorboard=self.tensorboard)
+
+    def _synthesis(self, function: Regressor) -> SynthConfig:
+        return read_config(self.config, self.size, otherwise=9 * function.network.image // 8)
+
+    def _fresh(self, function: Regressor, config: TrainConfig, mesh: Mesh, count: int) -> Example:
+        """Examples that nothing is learned from, by the program that makes those of training."""
+        import jax
+
+        from jrecon.learn.evaluation import join
+        from jrecon.learn.mesh import own_mesh
+        from jrecon.learn.supply import synthesis
+        from jrecon.synth.generate import make_source
+
+        source = make_source(function.model, self._synthesis(function))
+        # Whoever draws among several hosts is alone.
+        mesh = mesh if jax.process_count() == 1 else own_mesh()
+        batches = synthesis(source, config.batch, seed=_FRESH_SEED + self.seed, mesh=mesh).batches(
+            0
+        )
+        made = join([next(batches) for _ in range(-(-count // config.batch))])
+        return jax.tree.map(lambda x: x[:count], made)
 
     def _stopped(self, trained: Trained, head: dict[str, Any]) -> Report:
         again = (
@@ -255,9 +307,7 @@ class Train(Command):
         """On fresh examples where there are any, else those of training."""
         import jax
 
-        from jrecon.learn.evaluation import evaluate, join, predictor, summary
-        from jrecon.learn.supply import synthesis
-        from jrecon.synth.generate import make_source
+        from jrecon.learn.evaluation import evaluate, predictor, summary
 
         if self.data != "synth" or jax.process_count() > 1:
             names = ("vertices_mm", "joints_mm")
@@ -265,13 +315,7 @@ class Train(Command):
                 name: round(trained.metrics[name], 2) for name in names
             }
         function = trained.function
-        made = read_config(self.config, self.size, otherwise=9 * function.network.image // 8)
-        # The program that made the examples of training makes these, too.
-        supply = synthesis(
-            make_source(function.model, made), config.batch, seed=_FRESH_SEED + self.seed, mesh=mesh
-        )
-        batches = supply.batches(0)
-        fresh = join([next(batches) for _ in range(-(-_FRESH // config.batch))])
+        fresh = self._fresh(function, config, mesh, _FRESH)
         errors, _ = evaluate(function.model, predictor(function), fresh)
         found = summary(errors)
         del found["parts_mm"]

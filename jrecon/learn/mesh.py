@@ -6,7 +6,8 @@ the same program (`jax.distributed`): it brings its own part of the examples and
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +23,16 @@ SPLIT = PartitionSpec(AXIS)
 
 def data_mesh(devices: int | None = None) -> Mesh:
     """A mesh of so many devices; all of all hosts by default."""
-    count = devices or jax.device_count()
-    return jax.make_mesh(
-        (count,), (AXIS,), axis_types=(AxisType.Auto,), devices=jax.devices()[:count]
-    )
+    return _mesh(jax.devices()[: devices or jax.device_count()])
+
+
+def own_mesh() -> Mesh:
+    """A mesh of one device of this host: for what it does alone."""
+    return _mesh(jax.local_devices()[:1])
+
+
+def _mesh(devices: Sequence[Any]) -> Mesh:
+    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def replicate(tree: Tree, mesh: Mesh) -> Tree:

@@ -78,6 +78,7 @@ def run(
     save_every_s: float = 300.0,
     stop_after_s: float | None = None,
     report: Callable[[Progress], None] | None = None,
+    record: Callable[[Mapping[str, float], Regressor], None] | None = None,
     note: Mapping[str, Any] | None = None,
     amend: bool = False,
 ) -> Trained:
@@ -89,6 +90,7 @@ def run(
     Args:
       supply: of batches of `config.batch` examples, on the same mesh.
       report: called about once a second, on the first host.
+      record: called there with each line of the log and the function as it is then.
       note: plain JSON that belongs to the settings of the run.
       amend: go on in a folder that was begun with other settings.
 
@@ -122,7 +124,11 @@ def run(
             due = done % log_every == 0 or done == config.steps
             if due or (stop.asked and jax.process_count() == 1):
                 means = meter.close(done, checkpoints)
-                log.write({"step": done, "examples": done * config.batch, **means})
+                line = {"step": done, "examples": done * config.batch, **means}
+                log.write(line)
+                if record and first_host:
+                    record(line, dataclasses.replace(function, weights=state.average))
+                    meter.begin()
                 now = time.monotonic()
                 late = stop_after_s is not None and now - began > stop_after_s
                 asked, late, old = _agree(stop.asked, late, now - saved > save_every_s)
@@ -206,10 +212,14 @@ class _Meter:
 
     def __init__(self, config: TrainConfig) -> None:
         self._config = config
-        self._steps: list[Metrics] = []
-        self._untimed, self._began = 0, time.monotonic()
+        self.begin()
         self._reported = self._began
         self._warm = False
+
+    def begin(self) -> None:
+        """Forget the steps so far; time counts from here."""
+        self._steps: list[Metrics] = []
+        self._untimed, self._began = 0, time.monotonic()
 
     def add(self, metrics: Metrics) -> None:
         self._steps.append(metrics)
@@ -230,7 +240,7 @@ class _Meter:
         if not np.isfinite(losses).all():
             raise FloatingPointError(self._explain(done, losses, checkpoints.newest()))
         means = {"examples_per_s": round(self._rate(len(losses)), 2), **self._means(len(losses))}
-        self._steps, self._untimed, self._began = [], 0, time.monotonic()
+        self.begin()
         return means
 
     def progress_due(self) -> bool:

@@ -22,12 +22,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-import optax.contrib
 from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
 from jrecon.learn.loss import Judge, LossConfig, loss, make_judge
 from jrecon.learn.mesh import AXIS, EVERYWHERE, SPLIT, data_mesh, replicate
+from jrecon.learn.muon import muon
 from jrecon.learn.network import NetworkConfig, Weights
 from jrecon.learn.regressor import Regressor, predict
 from jrecon.model.parametric import ParametricModel
@@ -35,9 +35,6 @@ from jrecon.synth.example import Example
 
 Metrics = dict[str, Any]
 OPTIMIZERS = ("adamw", "lamb", "muon")
-# Muon's steps are given the size of AdamW's, so that one learning rate fits both
-# (Liu et al. 2025, "Muon is scalable for LLM training").
-_MUON_RMS = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +54,8 @@ class TrainConfig:
     optimizer: str = "adamw"
     """`adamw`; `lamb` for batches of many thousands; `muon`, which learns more from each example
     and takes longer for it."""
+    bf16: bool = True
+    """Muon's matrix products in bfloat16. All else is float32."""
     weight_decay: float = 0.01
     clip: float = 1.0
     """Largest norm of a gradient."""
@@ -108,27 +107,10 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
     elif config.optimizer == "lamb":
         change = optax.lamb(rate, weight_decay=decay, mask=decayed)
     elif config.optimizer == "muon":
-        numbers: Any = _matrices
-        change = optax.contrib.muon(
-            rate,
-            weight_decay=decay,
-            weight_decay_mask=decayed,
-            consistent_rms=_MUON_RMS,
-            muon_weight_dimension_numbers=numbers,
-        )
+        change = muon(rate, decay=decay, decayed=decayed, bf16=config.bf16)
     else:
         raise ValueError(f"optimizer: got {config.optimizer!r}, need one of {OPTIMIZERS}.")
     return optax.chain(optax.clip_by_global_norm(config.clip), change)
-
-
-def _matrices(weights: Any) -> Any:
-    """How Muon sees weights: all axes but the last in, the last out; vectors are left to Adam."""
-
-    def numbers(leaf: Array) -> optax.contrib.MuonDimensionNumbers | None:
-        last = leaf.ndim - 1
-        return optax.contrib.MuonDimensionNumbers(tuple(range(last)), (last,)) if last > 0 else None
-
-    return jax.tree.map(numbers, weights)
 
 
 def start(function: Regressor, config: TrainConfig, mesh: Mesh | None = None) -> TrainState:

@@ -61,6 +61,9 @@ def test_train_and_evaluate_a_class_from_a_file(train, database, tmp_path, capsy
     assert card["steps"] == 6 and card["errors"]["vertices_mm"] > 0
     lines = (tmp_path / "rod.run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [2, 4, 6]
+    for picture in ("train.png", "predictions.png"):
+        with Image.open(tmp_path / "rod.run" / picture) as image:
+            assert image.width > 400 and image.getextrema() != ((255, 255),) * 3
 
     error = refused(capsys, "train", "--out", out, "--data", database.path)
     assert "--overwrite" in error
@@ -97,6 +100,7 @@ def test_other_settings_are_refused_and_amended(train, tmp_path, capsys, model_f
         (("--out", "x.recon", "--process", "0/2"), "--coordinator"),
         (("--out", "x.recon", "--devices", 99), "devices: got 99, need 1 to"),
         (("--out", "x.recon", "--from", "body", "--hidden", 8), "leave out hidden"),
+        (("--out", "x.recon", "--from", "body", "--network", "large"), "leave out network"),
         (("--out", "x.recon", "--image", 60), "a multiple of 16 pixels"),
     ],
 )  # fmt: skip

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 from jrecon.learn import baselines
-from jrecon.learn.network import NetworkConfig, init_network
+from jrecon.learn.network import SIZES, NetworkConfig, init_network
 from jrecon.learn.regressor import make_regressor, predict, predict_views, split_outputs
 from jrecon.learn.view import view_object
 from jrecon.metrics import measure
 from jrecon.model.parametric import pose
 from tests.learn.small_class import NETWORK
+
+JITTED = jax.jit(predict)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +34,7 @@ def some(examples, count):
 
 def test_an_untrained_function_answers_with_the_mean_at_the_middle(model, examples):
     function = make_regressor(model, jax.random.key(0), NETWORK)
-    found = jax.jit(predict)(function, examples.depth, examples.camera, examples.mask)
+    found = JITTED(function, examples.depth, examples.camera, examples.mask)
     posed = jax.jit(pose)(model, found.params)
     joints = posed.joints
     middle = baselines._views(examples.depth, examples.camera, examples.mask).middle
@@ -57,10 +59,10 @@ def test_batch_equals_loop_equals_jit(model, examples):
     weights = jax.tree.map(lambda x: x + 0.02, function.weights)
     function = dataclasses.replace(function, weights=weights)
     few = some(examples, 3)
-    together = jax.jit(predict)(function, few.depth, few.camera, few.mask)
-    for i in range(3):
+    together = JITTED(function, few.depth, few.camera, few.mask)
+    for i, one_of in enumerate((predict, JITTED, JITTED)):
         one = jax.tree.map(lambda x, i=i: x[i], few)
-        alone = predict(function, one.depth, one.camera, one.mask)
+        alone = one_of(function, one.depth, one.camera, one.mask)
         for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(together), strict=True):
             np.testing.assert_allclose(a, b[i], atol=2e-4)
 
@@ -69,7 +71,7 @@ def test_nothing_to_see_is_no_error(model, examples):
     function = make_regressor(model, jax.random.key(0), NETWORK)
     camera = jax.tree.map(lambda x: x[0], examples).camera
     for depth in (jnp.zeros((24, 24)), jnp.full((24, 24), jnp.nan)):
-        found = predict(function, depth, camera, jnp.ones((24, 24), bool))
+        found = JITTED(function, depth, camera, jnp.ones((24, 24), bool))
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
 
 
@@ -79,6 +81,15 @@ def test_outputs_are_rotations_and_positive(model, rng):
     product = np.asarray(rotations @ jnp.swapaxes(rotations, -1, -2))
     np.testing.assert_allclose(product, np.broadcast_to(np.eye(3), product.shape), atol=1e-5)
     assert (np.asarray(spread) > 0).all()
+
+
+@pytest.mark.parametrize(("name", "millions"), [("base", 6.6), ("large", 52)])
+def test_named_sizes_fit_together(model, name, millions):
+    """Shapes alone: nothing is computed."""
+    network = SIZES[name]
+    function = jax.eval_shape(lambda key: make_regressor(model, key, network), jax.random.key(0))
+    count = sum(leaf.size for leaf in jax.tree.leaves(function.weights))
+    assert count / 1e6 == pytest.approx(millions, rel=0.1)
 
 
 def test_networks_that_do_not_fit_are_refused():
@@ -118,10 +129,10 @@ def test_predictions_do_not_depend_on_the_window(model, examples):
     )
     wide = jnp.zeros((30, 40)).at[3:27, 7:31].set(one.depth)
     mask = jnp.zeros((30, 40), bool).at[3:27, 7:31].set(one.mask)
-    a = predict(function, one.depth, one.camera, one.mask)
-    b = predict(function, wide, camera, mask)
+    a = JITTED(function, one.depth, one.camera, one.mask)
+    b = JITTED(function, wide, camera, mask)
     errors = measure(model, *(jax.tree.map(lambda x: x[None], x.params) for x in (a, b)))
     assert float(errors.vertices[0]) < 0.1
     view = jax.tree.map(lambda x: x[None], view_object(one.depth, one.camera, one.mask, 16))
-    again = predict_views(function, view)
+    again = jax.jit(predict_views)(function, view)
     np.testing.assert_allclose(again.joint_std[0], a.joint_std, rtol=1e-4)
