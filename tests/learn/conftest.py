@@ -1,12 +1,11 @@
 """What the tests of learning share: a small class, and examples of it made by one program."""
 
 import jax
-import numpy as np
 import pytest
 
-from jrecon.learn.mesh import data_mesh
+from jrecon.learn.evaluation import join
 from jrecon.learn.regressor import make_regressor
-from jrecon.learn.supply import make_split
+from jrecon.learn.supply import synthesis
 from jrecon.synth.database import write_database
 from jrecon.synth.generate import VERSION, make_source
 from jrecon.synth.manifest import make_manifest, model_entry
@@ -15,33 +14,36 @@ from jrecon.synth.settings import settings
 from tests.learn.small_class import BATCH, EASY, NETWORK, rod
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(autouse=True, scope="package")
+def quick_compilation():
+    """Compiling takes nearly all of the time here, and unoptimised code comes out in half of it."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="package")
 def source():
     return make_source(rod(), EASY)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def function(source):
     return make_regressor(source.model, jax.random.key(0), NETWORK)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def make(source):
-    """(seed, count) -> examples: in batches of one size, so that it is compiled once."""
+    """(seed, count) -> examples: by the program that makes those of runs."""
 
     def make(seed, count):
-        parts = [
-            jax.tree.map(
-                np.asarray, make_split(source, seed, start, count=BATCH, mesh=data_mesh(1))
-            )
-            for start in range(0, count, BATCH)
-        ]
-        return jax.tree.map(lambda *each: np.concatenate(each), *parts)
+        stream = synthesis(source, BATCH, seed=seed).batches(0)
+        return join([next(stream) for _ in range(0, count, BATCH)])
 
     return make
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def database(source, make, tmp_path_factory):
     """24 examples on disk."""
     made = make(2, 24)

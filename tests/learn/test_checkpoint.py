@@ -53,8 +53,8 @@ def test_another_structure_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("devices", (1, 2))
-def test_a_state_of_four_devices_is_restored_on_fewer(function, tmp_path, devices):
-    state = start(function, CONFIG, data_mesh(4))
+def test_a_state_of_eight_devices_is_restored_on_fewer(function, tmp_path, devices):
+    state = start(function, CONFIG, data_mesh(8))
     Checkpoints(tmp_path / "a").save(3, vars(state), {}, wait=True)
     like = vars(start(function, CONFIG, data_mesh(devices)))
     found = Checkpoints(tmp_path / "a").latest(like)

@@ -120,9 +120,9 @@ def test_a_run_with_other_settings_is_refused(database, function, tmp_path):
 PROGRAM = """
 import sys, jax
 jax.config.update("jax_numpy_rank_promotion", "raise")
-folder, database, processes, number, every = sys.argv[1:]
+folder, database, processes, number, port, save_every_s = sys.argv[1:]
 if int(processes) > 1:
-    jax.distributed.initialize("localhost:" + every, int(processes), int(number))
+    jax.distributed.initialize("localhost:" + port, int(processes), int(number))
 from jrecon.learn.mesh import data_mesh
 from jrecon.learn.regressor import make_regressor
 from jrecon.learn.run import run
@@ -133,19 +133,21 @@ from tests.learn.small_class import BATCH, CONFIG, NETWORK, rod
 function = make_regressor(rod(), jax.random.key(0), NETWORK)
 mesh = data_mesh() if int(processes) > 1 else data_mesh(1)
 supply = stored(open_database(database), BATCH, mesh=mesh)
-run(supply, function, CONFIG, folder, mesh=mesh, log_every=1, save_every_s=0.0)
+run(supply, function, CONFIG, folder, mesh=mesh, log_every=1, save_every_s=float(save_every_s))
 """
 
 
-def program(folder, database, processes=1, number=0, port=0, devices=4):
-    arguments = [str(folder), str(database.path), str(processes), str(number), str(port)]
+def program(folder, database, processes=1, number=0, port=0, devices=8, save_every_s=0.0):
+    values = folder, database.path, processes, number, port, save_every_s
+    arguments = [str(value) for value in values]
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
         "JAX_NUM_CPU_DEVICES": str(devices),
-        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache/jax"),
+        "JAX_COMPILATION_CACHE_DIR": jax.config.values["jax_compilation_cache_dir"],
         # It reads compiled code, but writes none: killed while writing, it would spoil the folder.
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1e9",
         "JAX_COMPILATION_CACHE_MAX_SIZE": str(2**30),
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM, *arguments], env=environment, stderr=subprocess.PIPE
@@ -174,7 +176,9 @@ def test_a_killed_run_goes_on_with_the_same_losses(database, function, tmp_path)
 def test_two_processes_learn_what_one_learns(database, function, tmp_path):
     run(stored(database, BATCH), function, CONFIG, tmp_path / "one", log_every=1)
     two = tmp_path / "two"
-    started = [program(two, database, 2, number, 12389, devices=1) for number in (0, 1)]
+    started = [
+        program(two, database, 2, number, 12389, devices=1, save_every_s=1e9) for number in (0, 1)
+    ]
     errors = [process.communicate(timeout=300)[1] for process in started]
     assert [process.returncode for process in started] == [0, 0], errors
     np.testing.assert_allclose(logged(two), logged(tmp_path / "one"), rtol=1e-4)
