@@ -1,0 +1,122 @@
+"""How fast the body's function learns, and where the time of a step goes.
+
+    python experiments/bench_train.py [--batch 64] [--network base] [--repeats 5]
+        [--out experiments/results/bench_train.json]
+
+A step is timed with each optimiser, and so are its parts by themselves: making the examples, the
+change of weights; what is left of the step is forward and backward through network, model and loss.
+Every number is the best of some repeats, as whatever else the machine does can only add; what it
+did is told by the load average before and after.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments.provenance import provenance
+from jrecon.learn.network import SIZES
+from jrecon.learn.regressor import Regressor, make_regressor
+from jrecon.learn.supply import synthesis
+from jrecon.learn.train import TrainConfig, make_optimizer, make_step, start
+from jrecon.model.formats import load_model
+from jrecon.synth.example import Example
+from jrecon.synth.generate import SynthConfig, make_source
+
+OPTIMIZERS = {
+    "adamw": TrainConfig(optimizer="adamw"),
+    "lamb": TrainConfig(optimizer="lamb"),
+    "muon, float32": TrainConfig(optimizer="muon", bf16=False),
+    "muon, bfloat16": TrainConfig(optimizer="muon", bf16=True),
+}
+
+
+def least_ms(call: Callable[[], Any], repeats: int) -> float:
+    """Of a call that has been compiled."""
+    jax.block_until_ready(call())
+    times = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        jax.block_until_ready(call())
+        times.append(time.perf_counter() - begin)
+    return 1e3 * min(times)
+
+
+def change_ms(function: Regressor, config: TrainConfig, repeats: int) -> float:
+    """Of one change of weights, without what it is made of."""
+    optimizer = make_optimizer(config)
+
+    @jax.jit
+    def change(weights: Any, memory: Any) -> Any:
+        slopes = jax.tree.map(jnp.ones_like, weights)
+        found, memory = optimizer.update(slopes, memory, weights)
+        return optax.apply_updates(weights, found), memory
+
+    memory = optimizer.init(function.weights)
+    return least_ms(lambda: change(function.weights, memory), repeats)
+
+
+def step_ms(function: Regressor, config: TrainConfig, examples: Example, repeats: int) -> float:
+    """Of a whole step on examples that are there."""
+    step, state = make_step(function, config), start(function, config)
+
+    def call() -> Any:
+        nonlocal state
+        # The state that goes in is used up.
+        state, metrics = step(state, examples)
+        return metrics, state
+
+    return least_ms(call, repeats)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--network", default="base", choices=list(SIZES))
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    network = SIZES[args.network]
+    side = 9 * network.image // 8
+    source = make_source(load_model("body", level="2k"), SynthConfig(height=side, width=side))
+    function = make_regressor(source.model, jax.random.key(0), network)
+    report: dict[str, Any] = provenance("experiments/bench_train.py")
+    report |= {"batch": args.batch, "network": dataclasses.asdict(network)}
+    report["weights"] = int(sum(np.size(leaf) for leaf in jax.tree.leaves(function.weights)))
+    report["load_before"] = os.getloadavg()
+    stream = synthesis(source, args.batch).batches(0)
+    examples = next(stream)
+    made = least_ms(lambda: next(stream), args.repeats)
+    report["ms"] = {"examples": round(made, 1)}
+    for name, config in OPTIMIZERS.items():
+        config = dataclasses.replace(config, batch=args.batch)
+        change = change_ms(function, config, args.repeats)
+        step = step_ms(function, config, examples, args.repeats)
+        report["ms"][name] = {
+            "forward_backward": round(step - change, 1),
+            "change": round(change, 1),
+            "step": round(step, 1),
+            "examples_per_s": round(1e3 * args.batch / (made + step), 1),
+        }
+        print(name, report["ms"][name], flush=True)
+    report["load_after"] = os.getloadavg()
+    print(json.dumps(report["ms"]))
+    if args.out:
+        args.out.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
