@@ -14,11 +14,11 @@ from jrecon import __version__
 from jrecon.cli.command import Command, Report
 
 _CORE = (
-    "jax jaxlib flax optax orbax-checkpoint numpy scipy trimesh pillow tyro rich jaxtyping"
+    "jax jaxlib flax optax orbax-checkpoint numpy scipy trimesh pillow tyro rich jaxtyping pyyaml"
 ).split()
 # Extra: (the name that pip knows, the module that is imported).
 _EXTRAS = {
-    "io": (("tifffile", "tifffile"), ("OpenEXR", "OpenEXR")),
+    "io": (("OpenEXR", "OpenEXR"),),
     "ros": (("rosbags", "rosbags"),),
     "realsense": (("pyrealsense2", "pyrealsense2"),),
     "view": (("viser", "viser"),),

@@ -5,6 +5,7 @@
 | .png, .pgm | 16-bit grey counts | millimetres |
 | .tif, .tiff | 16- or 32-bit counts, or 32-bit floats | counts: millimetres; floats: metres |
 | .npy, .npz (array "depth", or the only one) | counts (integers) or floats | the same |
+| .exr (channel Z, or the like; extra `io`) | floats | metres |
 
 No file says its unit, so what comes out is checked: a depth map whose median is outside 0.1 to 20 m
 is refused, with the units that would make sense. What is not a measurement (0, NaN, infinity,
@@ -25,12 +26,13 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from jrecon.images import MAX_PIXELS, read_grey
+from jrecon.io.exr import read_exr
 
 # Metres per count of a file.
 UNITS = {"m": 1.0, "mm": 1e-3, "cm": 1e-2, "tum": 1 / 5000, "sr305": 1.25e-4}
 # Depth sensors measure, and people are seen, between these medians.
 PLAUSIBLE_M = (0.1, 20.0)
-SUFFIXES = (".png", ".pgm", ".tif", ".tiff", ".npy", ".npz")
+SUFFIXES = (".png", ".pgm", ".tif", ".tiff", ".npy", ".npz", ".exr")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +83,8 @@ def read_counts(path: str | os.PathLike[str]) -> np.ndarray:
         return read_grey(file, kind="numbers", format="TIFF")
     if suffix in (".npy", ".npz"):
         return _read_numpy(file)
+    if suffix == ".exr":
+        return read_exr(file)
     raise ValueError(
         f"{file}: got the suffix {file.suffix!r}, need one of {', '.join(SUFFIXES)}, or a "
         "point cloud (.ply, .pcd)."

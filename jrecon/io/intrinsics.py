@@ -152,7 +152,7 @@ def _read_file(path: Path, size: Size | None) -> Lens:
     if suffix == ".json" or text.lstrip().startswith("{"):
         return _from_record(_parse(text, json.loads, "JSON"), size)
     if suffix in (".yaml", ".yml"):
-        import yaml  # Flax brings it.
+        import yaml
 
         return _from_record(_parse(text, yaml.safe_load, "YAML"), size)
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
