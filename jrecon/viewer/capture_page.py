@@ -67,6 +67,11 @@ class CapturePage:
         """The line at the top of the page."""
         self._status.content = text
 
+    @property
+    def status(self) -> str:
+        """That line."""
+        return self._status.content
+
     # Building ------------------------------------------------------------------------------------
 
     def _result_tab(self) -> None:

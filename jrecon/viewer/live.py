@@ -26,9 +26,8 @@ def start_server(host: str = LOOPBACK, port: int = 8080) -> viser.ViserServer:
     """
     server = viser.ViserServer(host=host, port=port, label="jrecon", verbose=False)
     # Sharing would make the page public through a server elsewhere.
-    server.gui.configure_theme(
-        control_layout="fixed", control_width="large", show_logo=False, show_share_button=False
-    )
+    server.gui.configure_theme(control_width="large", show_logo=False, show_share_button=False)
+    server.gui.main_panel.dock_right()
     limit_uploads(server)
     return server
 

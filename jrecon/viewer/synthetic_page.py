@@ -9,7 +9,7 @@ import numpy as np
 import viser
 
 from jrecon.model.parametric import ParametricModel, zeros
-from jrecon.pictures import sheet
+from jrecon.pictures import Image, sheet
 from jrecon.synth.devices import SENSORS
 from jrecon.viewer.arrays import CLAY, bones, depth_picture, make_cloud
 from jrecon.viewer.panels import ModelPanel, by_hand, layer_panel
@@ -51,10 +51,21 @@ class SyntheticPage:
         """The line at the top of the page."""
         self._status.content = text
 
+    @property
+    def status(self) -> str:
+        """That line."""
+        return self._status.content
+
+    @property
+    def picture(self) -> Image:
+        """The depth map of the sensor that is chosen, as it is shown."""
+        return self._picture.image
+
     def _sensor_tab(self) -> None:
         gui = self._server.gui
         self._sensor = gui.add_dropdown("sensor", tuple(SENSORS), initial_value="stereo")
-        self._sensor.on_update(by_hand(lambda _: self._aim()))
+        again = by_hand(lambda _: self.aim(self._sensor.value, self._compare.value))
+        self._sensor.on_update(again)
         self._picture = gui.add_image(
             np.full((SIZE[1], SIZE[0], 3), 255, np.uint8), label="Depth, yellow near"
         )
@@ -64,19 +75,17 @@ class SyntheticPage:
         around = gui.add_checkbox("floor and wall", self.shot.surroundings)
         around.on_update(by_hand(lambda event: self._set("surroundings", event)))
         self._compare = gui.add_checkbox("all sensors side by side", False)
-        self._compare.on_update(by_hand(lambda _: self._aim()))
+        self._compare.on_update(again)
         self._sheet = gui.add_image(np.full((2, 2, 3), 255, np.uint8), visible=False)
 
     def _set(self, field: str, event: Any) -> None:
         self.shot = dataclasses.replace(self.shot, **{field: event.target.value})
         self._changed()
 
-    def _aim(self) -> None:
-        """The sensor that is chosen first, then all others if they are compared."""
-        first = self._sensor.value
-        others = [name for name in SENSORS if name != first] if self._compare.value else []
-        self.shot = dataclasses.replace(self.shot, sensors=(first, *others))
-        self._sheet.visible = bool(others)
+    def aim(self, sensor: str, compare: bool) -> None:
+        """Take images with a sensor, and with all others, too, if they are compared."""
+        others = [name for name in SENSORS if name != sensor] if compare else []
+        self.shot = dataclasses.replace(self.shot, sensors=(sensor, *others))
         self._changed()
 
     def _changed(self) -> None:
@@ -102,6 +111,7 @@ class SyntheticPage:
                 for name, (error, lost) in zip(shot.sensors, errors, strict=True)
             ]
             self._sheet.image = sheet(images, columns=2, captions=captions)
+        self._sheet.visible = len(images) > 1
         error, lost = errors[0]
         self.say(
             f"**{shot.sensors[0]}** sees the object with a median error of {error:.1f} mm and "

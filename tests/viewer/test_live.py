@@ -1,0 +1,156 @@
+"""The live page: limits of uploads, and the whole of it driven in a browser."""
+
+import io
+import re
+import socket
+
+import numpy as np
+import pytest
+import trimesh
+from PIL import Image
+
+viser = pytest.importorskip("viser", reason="needs the extra `view`")
+
+from viser import _messages  # noqa: E402
+
+from jrecon.viewer import results  # noqa: E402
+from jrecon.viewer.capture_page import CapturePage  # noqa: E402
+from jrecon.viewer.live import LOOPBACK, start_server  # noqa: E402
+from jrecon.viewer.synthetic_page import SyntheticPage  # noqa: E402
+from jrecon.viewer.upload import MAX_BYTES  # noqa: E402
+from tests.learn.small_class import rod  # noqa: E402
+
+
+@pytest.fixture
+def server():
+    with socket.socket() as free:
+        free.bind((LOOPBACK, 0))
+        port = free.getsockname()[1]
+    made = start_server(port=port)
+    yield made
+    made.stop()
+
+
+def address(server):
+    return f"http://{server.get_host()}:{server.get_port()}"
+
+
+def send(server, message):
+    """As if a page had sent it."""
+    for handler in server.gui._websock_interface._incoming_handlers[type(message)]:
+        handler(0, message)
+
+
+def beside(tab, label):
+    """The input of a row, by the text before it."""
+    row = tab.locator("label", has_text=re.compile(f"^{label}$")).locator("xpath=ancestor::div[2]")
+    return row.locator("input").first
+
+
+def announce(button, size, parts=1, transfer="t"):
+    return _messages.FileTransferStartUpload(
+        source_component_uuid=button._impl.uuid, transfer_uuid=transfer, filename="../d.png",
+        mime_type="image/png", part_count=parts, size_bytes=size,
+    )  # fmt: skip
+
+
+def part(button, content, index=0, transfer="t"):
+    return _messages.FileTransferPart(
+        source_component_uuid=button._impl.uuid, transfer_uuid=transfer, part_index=index,
+        content=content,
+    )  # fmt: skip
+
+
+def test_only_this_machine_is_listened_to(server):
+    assert server.get_host() == "127.0.0.1"
+
+
+def test_uploads_are_limited(server):
+    button = server.gui.add_upload_button("file")
+    under_way = server.gui._current_file_upload_states
+    for size in (2 * 2**30, MAX_BYTES + 1, -5):
+        send(server, announce(button, size))
+        assert under_way == {}
+    # Announced small, but larger.
+    send(server, announce(button, 10, parts=3))
+    send(server, part(button, b"12345678"))
+    assert len(under_way) == 1
+    send(server, part(button, b"12345678", index=1))
+    assert under_way == {}
+    send(server, part(button, b"12345678", index=2))
+    assert under_way == {}
+    for count in range(50):
+        send(server, announce(button, 10, parts=2, transfer=str(count)))
+    assert len(under_way) <= 4
+
+
+def test_synthetic_page_follows_its_sliders(server):
+    page = SyntheticPage(server, rod())
+    assert page.worker.wait(120)
+    assert page.status.startswith("**stereo**"), page.status
+    before = page.picture
+    page.aim("ideal", compare=True)
+    assert page.worker.wait(120)
+    assert (page.picture != before).any()
+    assert "median error of 0.0 mm" in page.status
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+def test_a_capture_is_reconstructed_from_the_page(server, browser, shared_dir, tmp_path):
+    page = CapturePage(server, results.load_subject())
+    tab = browser.new_page(viewport={"width": 1300, "height": 1100})
+    wrong = []
+    tab.on("pageerror", lambda error: wrong.append(error))
+    tab.goto(address(server))
+    status = tab.get_by_text("Choose a depth map.")
+    status.wait_for()
+
+    def upload(name, content):
+        upload_file = {"name": name, "mimeType": "image/png", "buffer": content}
+        tab.locator("input[type=file]").set_input_files(upload_file)
+
+    # What is no depth map is refused, and the page lives on.
+    upload("../../evil.exe", b"MZ")
+    tab.get_by_text("evil.exe: need a depth map").wait_for()
+    upload("depth.png", (shared_dir / "data/people_d435/n40_00020_depth.png").read_bytes())
+    tab.get_by_text("depth.png: no camera").wait_for()
+
+    beside(tab, "camera").fill("617.25,617.549,317.392,245.98")
+    tab.keyboard.press("Enter")
+    tab.wait_for_timeout(500)
+    upload("person.png", (shared_dir / "data/people_d435/n40_00020_depth.png").read_bytes())
+    tab.get_by_text(re.compile("person.png: reconstructing")).wait_for()
+    assert page.worker.wait(400)
+    assert "mm apart" in page.status, page.status
+    assert page.found is not None
+    assert page.found.verdict.word in ("good", "doubtful")
+
+    look = lambda: np.asarray(Image.open(io.BytesIO(tab.screenshot())).convert("RGB")).astype(int)
+    before = look()
+    tab.get_by_role("tab", name="Show").click()
+    beside(tab, "skeleton").check()
+    beside(tab, "points of the object").uncheck()
+    tab.wait_for_timeout(1000)
+    assert (look() != before).mean() > 0.001
+
+    tab.get_by_role("tab", name="Model").click()
+    shape = np.array(page.panel.edits.now.shape)
+    tab.get_by_role("slider").nth(1).focus()
+    for _ in range(5):
+        tab.keyboard.press("ArrowRight")
+    tab.wait_for_timeout(1000)
+    changed = np.asarray(page.panel.edits.now.shape)
+    assert np.flatnonzero(changed != shape).tolist() == [1]
+    tab.get_by_role("button", name="undo").click()
+    tab.wait_for_timeout(500)
+    np.testing.assert_array_equal(page.panel.edits.now.shape, shape)
+
+    tab.get_by_role("tab", name="Result").click()
+    with tab.expect_download(timeout=120_000) as download:
+        tab.get_by_role("button", name="Download").click()
+    path = tmp_path / "person.glb"
+    download.value.save_as(path)
+    mesh = trimesh.load(path, force="mesh")
+    assert 1.3 < np.ptp(mesh.bounds, axis=0).max() < 2.3
+    assert wrong == []
