@@ -78,8 +78,7 @@ class Record:
     def _sheet(self, function: Regressor, examples: Example) -> Image:
         # On several hosts, this one draws alone: with weights that are its own.
         function = dataclasses.replace(function, weights=jax.tree.map(np.asarray, function.weights))
-        batch = len(examples.visible)
-        errors, found = evaluate(function.model, predictor(function), examples, batch)
+        errors, found = evaluate(function.model, predictor(function), examples)
         images = comparison_images(function.model, examples, found.params)
         texts = comparison_captions(examples, errors, self._sensors)
         return sheet(images, columns=_COLUMNS, captions=texts)

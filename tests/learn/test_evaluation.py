@@ -84,7 +84,7 @@ def test_the_truth_and_its_prediction_look_alike(source, examples):
         same = (truth == background).all(-1) == (found == background).all(-1)
         assert same.mean() > 0.99
         assert not (truth == background).all()
-    errors, _ = evaluate(source.model, answer(examples, 0.0), few, batch=2)
+    errors, _ = evaluate(source.model, answer(examples, 0.0), few)
     texts = comparison_captions(few, errors, EASY.sensors)
     assert len(texts) == 6 and texts[2] == "0 mm"
     assert pose(source.model, few.params).vertices.shape[0] == 2
