@@ -17,6 +17,8 @@ from jrecon.fit.solve import DIVERGED, STATUS, TOO_FEW
 from jrecon.reconstruct import Reconstruction
 
 Word = Literal["good", "doubtful", "refused"]
+# More doubts than so many refuse a result.
+_DOUBTS = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,5 +72,6 @@ def judge(result: Reconstruction, limits: Limits = Limits()) -> Verdict:
         shown = f"{value:.0%}" if sign > 0 else f"{value:.0f}"
         wanted = f"at least {fine:.0%}" if sign > 0 else f"at most {fine:.0f}"
         reasons.append(f"{shown} {text} ({wanted} for a good result)")
+    refused |= len(reasons) > _DOUBTS
     word: Word = "refused" if refused else "doubtful" if reasons else "good"
     return Verdict(word, tuple(reasons), merit)

@@ -182,6 +182,8 @@ def test_all_numbers_its_results_and_many_files_name_theirs(capsys, engine, pict
         ({"visible_share": 0.3}, "refused"),
         ({"joints_std": 0.32}, "doubtful"),
         ({"joints_std": 0.4}, "refused"),
+        ({"joints_std": 0.32, "visible_share": 0.5}, "doubtful"),
+        ({"joints_std": 0.32, "visible_share": 0.5, "residual_mm": 35.0}, "refused"),
     ),
 )
 def test_verdicts(figures, word):

@@ -5,7 +5,8 @@
 - a file: a depth image (`jrecon.io.depth`) or a point cloud (`jrecon.io.point_cloud`);
 - a folder of numbered depth files, whose camera may lie beside them (`intrinsics.json`, ...);
 - TUM: a folder with `depth.txt` (time, file), 5000 counts per metre;
-- Stray Scanner: a folder with `depth/`, `confidence/` and `odometry.csv` or `camera_matrix.csv`.
+- Stray Scanner: a folder with `depth/`, `confidence/` and `odometry.csv` or `camera_matrix.csv`;
+- Record3D: a folder with `depth/` (EXR) and `metadata.json`.
 
 Frames are read one by one, as they are asked for.
 """
@@ -28,6 +29,7 @@ from jrecon.images import read_grey
 from jrecon.io import depth as depth_files, point_cloud
 from jrecon.io.intrinsics import read_lens
 from jrecon.io.lens import Lens, undistort
+from jrecon.io.record3d import Recording, read_metadata
 
 # Half an hour at 30 frames a second, and the text files that go with them.
 MAX_FRAMES, _MAX_BYTES = 2**16, 2**24
@@ -66,14 +68,16 @@ class Capture:
     """Frames that have been found but not read. Iterate over it, or call `read`."""
 
     kind: str
-    """file, folder, tum or stray."""
+    """file, folder, tum, stray or record3d."""
     path: Path
     files: tuple[Path, ...]
     times_s: tuple[float, ...] | None
     unit: float | str | None
     camera: CameraSource
     intrinsics: tuple[tuple[float, ...], ...] | None = None
-    """fx fy cx cy of each frame, at the size of the colour video (Stray Scanner)."""
+    """fx fy cx cy of each frame, at the size of the colour video (Stray Scanner, Record3D)."""
+    video: tuple[int, int] | None = None
+    """That size; None: by the principal point."""
 
     def __len__(self) -> int:
         return len(self.files)
@@ -104,7 +108,8 @@ class Capture:
         image = depth_files.read_depth(file, unit=self.unit)
         values, notes = image.depth, image.notes
         if self.intrinsics is not None:
-            lens = _stray_lens(self.intrinsics[min(index, len(self.intrinsics) - 1)], image.size)
+            figures = self.intrinsics[min(index, len(self.intrinsics) - 1)]
+            lens = _video_lens(figures, image.size, self.video)
         else:
             lens = _lens(self.camera, image.size, file)
         if self.kind == "stray":
@@ -145,6 +150,8 @@ def open_capture(
         (root / name).is_file() for name in ("odometry.csv", "camera_matrix.csv")
     ):
         return _open_stray(root, camera, unit)
+    if (root / "depth").is_dir() and (recording := read_metadata(root)) is not None:
+        return _open_record3d(root, recording, camera, unit)
     folder = root / "depth" if (root / "depth").is_dir() else root
     files = _numbered(folder)
     if camera is None:
@@ -233,6 +240,16 @@ def _open_stray(root: Path, camera: CameraSource, unit: float | str | None) -> C
     return Capture("stray", root, files, times, unit, camera, None if camera else rows)
 
 
+def _open_record3d(
+    root: Path, recording: Recording, camera: CameraSource, unit: float | str | None
+) -> Capture:
+    files = _numbered(root / "depth")
+    fps = recording.fps
+    times = None if fps is None else tuple(index / fps for index in range(len(files)))
+    rows = None if camera else recording.intrinsics
+    return Capture("record3d", root, files, times, unit, camera, rows, recording.video)
+
+
 def _read_odometry(
     file: Path, count: int
 ) -> tuple[tuple[float, ...] | None, tuple[tuple[float, ...], ...] | None]:
@@ -256,16 +273,25 @@ def _number(word: str | None) -> float:
         return math.nan
 
 
-def _stray_lens(figures: tuple[float, ...], size: tuple[int, int]) -> Lens:
-    """Stray Scanner writes the intrinsics of the video; depth is a smaller picture of the same."""
-    fits = [width for width in _STRAY_WIDTHS if abs(figures[2] / width - 0.5) < 0.1]
-    if not fits:
+def _video_lens(
+    figures: tuple[float, ...], size: tuple[int, int], video: tuple[int, int] | None
+) -> Lens:
+    """Phones write the intrinsics of the video; depth is a smaller picture of the same."""
+    if video is None:
+        fits = [width for width in _STRAY_WIDTHS if abs(figures[2] / width - 0.5) < 0.1]
+        if not fits:
+            raise ValueError(
+                f"camera: cx = {figures[2]:g} is the middle of none of the video sizes known "
+                f"({', '.join(map(str, _STRAY_WIDTHS))} pixels wide); give the camera of the depth."
+            )
+        video = fits[0], fits[0] * 3 // 4
+    if not 0.98 < video[0] * size[1] / (video[1] * size[0]) < 1.02:
         raise ValueError(
-            f"camera: cx = {figures[2]:g} is the middle of none of the video sizes known "
-            f"({', '.join(map(str, _STRAY_WIDTHS))} pixels wide); give the camera of the depth."
+            f"camera: it is for a video of {video[0]} x {video[1]} pixels, but the depth maps have "
+            f"{size[0]} x {size[1]}, another shape; give the camera of the depth."
         )
-    lens = read_lens(",".join(map(str, figures)), (fits[0], fits[0] * 3 // 4))
-    note = f"of the video, {fits[0]} pixels wide, scaled to the depth map"
+    lens = read_lens(",".join(map(str, figures)), video)
+    note = f"of the video, {video[0]} pixels wide, scaled to the depth map"
     return Lens(resize(lens.camera, *size), note=note)
 
 

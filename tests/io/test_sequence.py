@@ -110,6 +110,33 @@ def test_stray_scanner_of_older_versions(tmp_path):
         open_capture(tmp_path)
 
 
+def test_record3d(tmp_path):
+    (tmp_path / "depth").mkdir()
+    for number in range(3):
+        np.save(tmp_path / "depth" / f"{number}.npy", np.full((48, 64), 2.0, np.float32))
+    # Column by column, of a video ten times as wide.
+    record = {"K": [600, 0, 0, 0, 610, 0, 322, 241, 1], "w": 640, "h": 480, "fps": 60}
+    metadata = tmp_path / "metadata.json"
+    metadata.write_text(json.dumps(record))
+    capture = open_capture(tmp_path)
+    assert (capture.kind, len(capture), capture.fps) == ("record3d", 3, pytest.approx(60))
+    camera = capture.read(1).camera
+    np.testing.assert_allclose(camera.focal, (60, 61), rtol=1e-6)
+    np.testing.assert_allclose(camera.center, (32.25 - 0.5, 24.15 - 0.5), rtol=1e-6)
+    each = [[600.0 + 10 * i, 600.0, 322.0, 241.0] for i in range(3)]
+    metadata.write_text(json.dumps({**record, "perFrameIntrinsicCoeffs": each}))
+    assert float(open_capture(tmp_path).read(2).camera.focal[0]) == pytest.approx(62)
+    metadata.write_text(json.dumps({**record, "w": 480, "h": 640}))
+    with pytest.raises(ValueError, match="another shape"):
+        open_capture(tmp_path).read()
+    metadata.write_text(json.dumps({**record, "K": [1, 2]}))
+    with pytest.raises(ValueError, match="K: got"):
+        open_capture(tmp_path)
+    # Some other metadata: a folder of depth maps.
+    metadata.write_text("[]")
+    assert open_capture(tmp_path).kind == "folder"
+
+
 def test_folders_that_are_no_captures(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file or folder"):
         open_capture(tmp_path / "none")
