@@ -221,6 +221,7 @@ def _open_tum(root: Path, camera: CameraSource, unit: float | str | None) -> Cap
     if not files or len(files) > MAX_FRAMES:
         raise ValueError(f"{listing}: got {len(files)} frames, need 1 to {MAX_FRAMES}.")
     unit = "tum" if unit is None else unit
+    camera = _camera_beside(root) if camera is None else camera
     return Capture("tum", root, tuple(files), tuple(times), unit, camera)
 
 
