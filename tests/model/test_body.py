@@ -55,9 +55,9 @@ def joint_pose(model, **joints) -> np.ndarray:
 def test_file_is_small_and_loads_quickly(body):
     with resources.as_file(ASSET) as path:
         assert path.stat().st_size <= 3.5e6
-    start = time.perf_counter()
+    start = time.process_time()
     formats.load_model("body")
-    assert time.perf_counter() - start < 2.0  # 0.2 s on an idle machine
+    assert time.process_time() - start < 2.0  # 0.2 s on an idle machine
 
 
 def test_provenance_and_licence_are_inside(body):

@@ -476,12 +476,12 @@ FUZZ = hypothesis.settings(
 def survives(path, data):
     """Reading anything takes little time and ends in a model or a ValueError."""
     path.write_bytes(data)
-    start = time.monotonic()
+    start = time.process_time()
     try:
         model = read_gltf(path)
     except ValueError:
         model = None
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
     if model is not None:
         assert np.isfinite(np.asarray(model.vertices)).all()
 

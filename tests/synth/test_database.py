@@ -147,22 +147,23 @@ import time
 from tests.synth import small_database as t
 
 def slow(start, count):
-    time.sleep(0.05)
+    # The first shard of each process has examples 0 to 15; the next one it never finishes.
+    time.sleep({pause} if start >= 16 else 0)
     return t.make_batch(start, count)
 
 t.write_database({root!r}, slow, t.describe(), 80, batch_size=4, part=({part}, 2))
 """
 
 
-def start_writer(root: Path, part: int) -> subprocess.Popen:
-    script = SLOW_WRITER.format(root=str(root), part=part)
+def start_writer(root: Path, part: int, pause: float) -> subprocess.Popen:
+    script = SLOW_WRITER.format(root=str(root), part=part, pause=pause)
     return subprocess.Popen([sys.executable, "-c", script], cwd=Path(__file__).parents[2])
 
 
 def test_killed_processes_are_resumed(tmp_path):
     root = tmp_path / "db"
-    processes = [start_writer(root, part) for part in range(2)]
-    deadline = time.monotonic() + 60
+    processes = [start_writer(root, part, pause=900) for part in range(2)]
+    deadline = time.monotonic() + 300
     for shard, process in enumerate(processes):
         while not (root / "shards" / f"{shard:06d}.json").exists():
             assert process.poll() is None and time.monotonic() < deadline
@@ -174,8 +175,8 @@ def test_killed_processes_are_resumed(tmp_path):
     with pytest.raises(ValueError, match="of 10 shards are not finished .*same settings"):
         open_database(root)
     assert not verify_database(root).ok
-    processes = [start_writer(root, part) for part in range(2)]
-    assert [process.wait(timeout=60) for process in processes] == [0, 0]
+    processes = [start_writer(root, part, pause=0) for part in range(2)]
+    assert [process.wait(timeout=300) for process in processes] == [0, 0]
     assert write(root, 80) == 0
     write(tmp_path / "whole", 80)
     assert contents(root) == contents(tmp_path / "whole")

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -98,9 +99,11 @@ def test_order_is_the_same_in_every_version():
 
 def test_any_position_of_ten_million_takes_no_memory():
     count = 10_000_000
-    start = time.perf_counter()
+    tracemalloc.start()
     order = shuffled(count, 0, 7 * count + np.array([0, 1, count - 1]))
-    assert time.perf_counter() - start < 0.1
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 1e6
     assert len(set(order.tolist())) == 3
     assert (order >= 0).all() and (order < count).all()
 
@@ -165,7 +168,7 @@ def test_no_more_than_asked_is_read_ahead(db):
         assert next(stream).sensor == [used]
         assert len(asked) == used + 1 + 3
     stream.close()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while any(thread.name.startswith("read-ahead") for thread in threading.enumerate()):
         assert time.monotonic() < deadline
         time.sleep(0.01)
