@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 import time
 from collections import OrderedDict
 from pathlib import Path
@@ -51,6 +52,7 @@ class CapturePage:
         self._seen: tuple[Any, Camera, Any] | None = None
         self.found: Found | None = None
         self._kept: OrderedDict[int, Found] = OrderedDict()
+        self._player: threading.Thread | None = None
         self._status = server.gui.add_markdown("")
         tabs = server.gui.add_tab_group()
         with tabs.add_tab("Result"):
@@ -82,7 +84,7 @@ class CapturePage:
             self._each = gui.add_checkbox("reconstruct each", False)
         self._index.on_update(lambda event: self.worker.submit("frame", self._show_index))
         self._each.on_update(by_hand(lambda _: self.worker.submit("frame", self._show_index)))
-        self._play.on_update(lambda event: self._run() if event.target.value else None)
+        self._play.on_update(by_hand(lambda _: self._start()))
         again = gui.add_button("Reconstruct")
         again.on_click(by_hand(lambda _: self.worker.submit("find", self.reconstruct)))
         refine = gui.add_button("Refine again", hint="From where the sliders are")
@@ -170,8 +172,14 @@ class CapturePage:
         elif self._each.value:
             self.reconstruct()
 
+    def _start(self) -> None:
+        """Play, unless it plays already."""
+        if self._player is None or not self._player.is_alive():
+            self._player = threading.Thread(target=self._run, daemon=True, name="jrecon-play")
+            self._player.start()
+
     def _run(self) -> None:
-        """Plays until the box is unchecked; no faster than frames can be shown."""
+        """Until the box is unchecked; no faster than frames can be shown."""
         while self._play.value and self._capture is not None:
             began = time.monotonic()
             self._index.value = (int(self._index.value) + 1) % len(self._capture)
@@ -226,6 +234,9 @@ class CapturePage:
         model = self._subject.recon.model
         self.stage.show_surface(drawn.vertices, np.asarray(model.faces), colors)
         self.stage.show_bones(bones(drawn.joints, model.parents))
+        if self.panel.edits.past and np.isfinite(drawn.gap).any():
+            apart = 1e3 * np.nanmedian(np.abs(drawn.gap))
+            self.say(f"Changed by hand: {apart:.0f} mm apart where the model is seen.")
 
     def _send(self, event: Any, name: str) -> None:
         if self.found is None:
