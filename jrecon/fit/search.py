@@ -76,7 +76,9 @@ def _place(
     meant = fitter.apart[own] * others[None] * some[:, None]
     inside = jnp.maximum(inside, 0.0) / _APART_SIGMA_M
     score += 0.5 * jnp.sum(meant[None] * inside**2, axis=(1, 2))
-    off = jnp.linalg.norm(ends - anchor.joints[chain][None], axis=-1) / anchor.joint_std[chain][None]
+    off = (
+        jnp.linalg.norm(ends - anchor.joints[chain][None], axis=-1) / anchor.joint_std[chain][None]
+    )
     score += 0.5 * _ANCHOR * jnp.sum(real[None] * jnp.minimum(off, 4.0) ** 2, axis=-1)
     best = jnp.argmin(jnp.where(jnp.isfinite(score), score, jnp.inf))
     slots = jnp.where(real, chain, len(params.pose))

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -32,11 +33,11 @@ from jrecon.fit.energy import (
     Quadratic,
     linearise,
 )
-from jrecon.fit.fitter import Fitter, joint_points, move, point_jacobian, posed_points
-from jrecon.fit.observation import View
+from jrecon.fit.fitter import HIGHEST, Fitter, joint_points, move, point_jacobian, posed_points
+from jrecon.fit.observation import View, to_camera
 from jrecon.fit.report import Agreement, agreement
 from jrecon.fit.search import search_limbs
-from jrecon.geometry.rotation import compose
+from jrecon.geometry import rotation
 from jrecon.model.parametric import Params
 from jrecon.synth.pose_prior import mirrored
 
@@ -76,8 +77,11 @@ class FitConfig:
     """And after it."""
     sweeps: int = _static(2)
     """How often each limb is tried elsewhere, see `jrecon.fit.search`; 0: never."""
-    starts: int = _static(1)
-    """1: the prediction; 2: also turned round; 3: also with sides exchanged; 4: both."""
+    unsure_m: float = 0.12
+    """Predictions whose joints are expected to be farther off, on average, are not relied upon:
+    other starts are tried as well."""
+    starts: int = _static(4)
+    """How many then, at most: see `_starts`."""
 
 
 @jax.tree_util.register_dataclass
@@ -179,17 +183,7 @@ def fit_one(
     schedule = schedule or schedule_of(config)
     enough = sum(jnp.sum(view.own) for view in views) >= LEAST_PIXELS
     run = functools.partial(_descend, fitter, config, schedule, views)
-    if config.starts == 1:
-        best, (lane, history) = jnp.zeros((), jnp.int32), run(anchor)
-    else:
-        many = jax.tree.map(
-            lambda *x: jnp.stack(x), anchor, *_other_starts(fitter, anchor, config.starts)
-        )
-        lanes = _over_starts(run, many)
-        handicap = config.doubt * jnp.minimum(jnp.arange(config.starts), 1)
-        energy = jnp.where(lanes[0].healthy, lanes[0].energy + handicap, jnp.inf)
-        best = jnp.argmin(energy).astype(jnp.int32)
-        lane, history = jax.tree.map(lambda x: x[best], lanes)
+    best, lane, history = _best_of(run, _starts(fitter, views, anchor), config, anchor)
     params = _where(enough & lane.healthy, lane.params, anchor.params)
     status = jnp.where(lane.gain < config.tolerance, CONVERGED, AT_LIMIT)
     status = jnp.where(lane.healthy, status, DIVERGED)
@@ -207,10 +201,26 @@ def fit_one(
     )
 
 
-def _over_starts(function: Any, many: Any) -> Any:
-    return jax.lax.platform_dependent(
-        many, cpu=lambda x: jax.lax.map(function, x), default=lambda x: jax.vmap(function)(x)
-    )
+def _best_of(
+    run: Callable[[Anchor], tuple[_Lane, Array]],
+    anchors: list[Anchor],
+    config: FitConfig,
+    anchor: Anchor,
+) -> tuple[Int[Array, ""], _Lane, Float[Array, " i"]]:
+    """Which start ended best, and how it went; the first alone where the anchor is sure."""
+    many = jax.tree.map(lambda *x: jnp.stack(x), *anchors[: config.starts])
+    unsure = jnp.mean(anchor.joint_std) > config.unsure_m
+    count = jnp.where(unsure, min(config.starts, len(anchors)), 1)
+
+    def go(i: Array, best: tuple[Array, _Lane, Array]) -> tuple[Array, _Lane, Array]:
+        lane, history = run(jax.tree.map(lambda x: x[i], many))
+        handicap = jnp.where(i > 0, config.doubt, 0.0)
+        better = lane.healthy & (lane.energy + handicap < best[1].energy)
+        return _where(better | (i == 0), (i, lane, history), best)
+
+    shapes = jax.eval_shape(run, anchor)
+    blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return jax.lax.fori_loop(0, count, go, (jnp.zeros((), jnp.int32), *blank))
 
 
 def _descend(
@@ -312,22 +322,41 @@ def anchor_of(fitter: Fitter, params: Params, joint_std: Float[Array, "*batch j"
     return Anchor(params, joints, jnp.maximum(joint_std, 0.005), one, one)
 
 
-def _other_starts(fitter: Fitter, anchor: Anchor, count: int) -> list[Anchor]:
-    """The anchor turned round, with sides exchanged, and both: what a depth map of an upright
-    object may be confused with. Turning is about the model's own vertical axis."""
-    about = jnp.zeros_like(anchor.params.pose[0]).at[1].set(jnp.pi)
-    found = []
-    for turned, exchanged in ((True, True), (False, True), (True, False))[: count - 1]:
-        rotations = anchor.params.pose
-        if exchanged:
-            # All but the root: it is seen from where it was.
-            rotations = mirrored(fitter.pose_prior, rotations).at[0].set(rotations[0])
-        if turned:
-            rotations = rotations.at[0].set(compose(rotations[0], about))
-        params = dataclasses.replace(anchor.params, pose=rotations)
-        joints = posed_points(fitter, params)[joint_points(fitter)]
-        found.append(dataclasses.replace(anchor, params=params, joints=joints))
+def _starts(fitter: Fitter, views: tuple[View, ...], anchor: Anchor) -> list[Anchor]:
+    """The anchor; itself turned round with sides exchanged, which is what a depth map of an upright
+    object may be confused with; the mean pose upright before the first camera, facing it and turned
+    away: most people stand, and most look at a camera."""
+    about = jnp.zeros(3).at[1].set(jnp.pi)
+    prior = fitter.pose_prior
+    turns = anchor.params.pose
+    # All but the root: it is seen from where it was.
+    exchanged = mirrored(prior, turns).at[0].set(rotation.compose(turns[0], about))
+    found = [anchor, _beside(fitter, anchor, dataclasses.replace(anchor.params, pose=exchanged))]
+    mean = jnp.zeros_like(turns)
+    if prior.joints:
+        usual = jnp.einsum("k,kd->d", prior.shares, prior.means, precision=HIGHEST)
+        mean = mean.at[np.array(prior.joints)].set(usual.reshape(-1, 3))
+    view = views[0]
+    facing = jnp.matmul(view.rotation.T, jnp.diag(jnp.array([1.0, -1.0, -1.0])))
+    known = (view.shares > 0)[:, None]
+    some = jnp.maximum(jnp.sum(known), 1)
+    middle = jnp.sum(jnp.where(known, view.points, 0.0), axis=0) / some
+    top = jnp.min(jnp.where(known, view.points, jnp.inf), axis=0)[1]
+    for first in (rotation.log(facing), rotation.compose(rotation.log(facing), about)):
+        params = Params(jnp.zeros_like(anchor.params.shape), mean.at[0].set(first), jnp.zeros(3))
+        points = to_camera(view, posed_points(fitter, params))
+        # Its top at the top of what is seen: what is cut off is mostly at the bottom.
+        shift = middle - jnp.mean(points, axis=0)
+        shift = shift.at[1].set(jnp.where(jnp.isfinite(top), top, 0.0) - jnp.min(points[:, 1]))
+        moved = dataclasses.replace(params, translation=jnp.matmul(view.rotation.T, shift))
+        found.append(_beside(fitter, anchor, moved))
     return found
+
+
+def _beside(fitter: Fitter, anchor: Anchor, params: Params) -> Anchor:
+    """Another anchor, as sure as the one that there is."""
+    joints = posed_points(fitter, params)[joint_points(fitter)]
+    return dataclasses.replace(anchor, params=params, joints=joints)
 
 
 def deviations(

@@ -72,7 +72,9 @@ def test_the_slope_is_that_of_the_energy(fitter, seen):
     def energy(step):
         there = move_freely(fitter, params, step)
         points = posed_points(fitter, there)
-        total = 0.5 * jnp.sum(parameter_residuals(fitter, config, known, there, jnp.asarray(2.0)) ** 2)
+        total = 0.5 * jnp.sum(
+            parameter_residuals(fitter, config, known, there, jnp.asarray(2.0)) ** 2
+        )
         for each in pulls:
             placed_at = jnp.einsum("mc,mca->ma", each.mix, points[each.corners])
             error = jnp.einsum("mab,mb->ma", each.metric, placed_at - each.target)

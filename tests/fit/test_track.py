@@ -1,0 +1,98 @@
+"""A rod through a video: followed, lost, found again."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jrecon.fit.fitter import make_fitter
+from jrecon.fit.solve import FitConfig
+from jrecon.fit.track import TrackConfig
+from jrecon.learn.regressor import make_regressor
+from jrecon.model.parametric import pose
+from jrecon.reconstruct import Reconstructor, start_track, track
+from jrecon.render import render
+from tests.fit.test_solve import CAMERA, placed
+from tests.learn.small_class import NETWORK, rod
+
+FRAMES = 6
+
+
+def moving(frame):
+    return placed(bend=0.2 + 0.05 * frame, lean=0.1, x=0.05 + 0.01 * frame)
+
+
+@pytest.fixture(scope="module")
+def recon():
+    model = rod()
+    config = FitConfig(coarse=(3.0,) * 2, fine=(1.0,) * 5)
+    function = make_regressor(model, jax.random.key(0), NETWORK)
+    return Reconstructor(function, make_fitter(model), config)
+
+
+@pytest.fixture(scope="module")
+def video(recon):
+    draw = jax.jit(lambda p: render(pose(recon.model, p).vertices, recon.model.faces, CAMERA))
+    frames = []
+    for frame in range(FRAMES):
+        seen = draw(moving(frame))
+        frames.append((jnp.where(seen.mask, seen.depth, 3.5), seen.mask))
+    return frames
+
+
+def error_mm(recon, found, frame):
+    apart = found.vertices - pose(recon.model, moving(frame)).vertices
+    return 1e3 * float(jnp.linalg.norm(apart, axis=-1).mean())
+
+
+@pytest.fixture(scope="module")
+def followed(recon, video):
+    """From the truth of the frame before the first: what an untrained function says is no start."""
+    first = dataclasses.replace(
+        start_track(recon),
+        params=moving(-1),
+        frames=jnp.asarray(1.0),
+        explained=jnp.asarray(0.9),
+        lost=jnp.zeros((), jnp.int32),
+    )
+    state, states, found = first, [], []
+    empty = jnp.zeros_like(video[0][0]), jnp.zeros_like(video[0][1])
+    for frame in [*video[:3], empty, *video[4:]]:
+        state, out = track(recon, state, frame[0], CAMERA, frame[1])
+        states.append(state)
+        found.append(out)
+    return states, found
+
+
+def test_a_moving_object_is_followed(recon, followed):
+    states, found = followed
+    for frame in (0, 1, 2):
+        assert error_mm(recon, found[frame], frame) < 25
+        assert states[frame].lost == 0
+    assert float(states[2].shift[0]) == pytest.approx(0.01, abs=0.006)
+
+
+def test_a_frame_without_it_leaves_the_state_waiting(recon, followed):
+    states, found = followed
+    assert states[3].lost == 1
+    np.testing.assert_array_equal(states[3].params.pose, states[2].params.pose)
+    assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(found[3]))
+    assert states[4].lost == 0 and error_mm(recon, found[4], 4) < 30
+
+
+def test_the_shape_becomes_surer_and_nothing_grows(followed):
+    states, _ = followed
+    assert [float(s.frames) for s in states] == [2, 3, 4, 4, 5, 6]
+    assert len({jax.tree.structure(s) for s in states}) == 1
+    assert len({tuple(x.shape for x in jax.tree.leaves(s)) for s in states}) == 1
+
+
+def test_wrong_shapes_are_explained(recon, video):
+    state = start_track(recon)
+    depth, mask = video[0]
+    with pytest.raises(ValueError, match="one frame"):
+        track(recon, state, depth[None], CAMERA, mask[None], TrackConfig())
+    with pytest.raises(ValueError, match="the same"):
+        track(recon, state, depth, CAMERA, mask[1:])
