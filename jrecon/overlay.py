@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
+from scipy import ndimage
 
 from jrecon.geometry.camera import Camera, crop, scale
 from jrecon.io.segment import Segmentation
@@ -27,6 +28,9 @@ from jrecon.pictures import (
 )
 from jrecon.reconstruct import Reconstruction, Reconstructor
 from jrecon.render import render
+
+# Its annotation leaves open what it returns.
+_filled: Any = ndimage.binary_fill_holes
 
 # Width and height of a panel, pixels.
 PANEL = (330, 440)
@@ -104,7 +108,8 @@ def views(
     pale = np.where(inside[..., None], colors // 2 + 100, 255).astype(np.uint8)
     over = np.where(covered[..., None], shaded[0], pale)
     gap = np.where(covered & own & known, z - surface, np.nan)
-    colors[_outline(own)] = _OUTLINE
+    # Pixels that lost their depth are no outline.
+    colors[_outline(_filled(own))] = _OUTLINE
     panels = [colors, over, difference(gap, covered | own), *shaded[1:]]
     return [downsample(panel, _FINER) for panel in panels]
 
