@@ -148,6 +148,7 @@ class CapturePage:
         """A frame without a result yet."""
         mask = np.zeros(frame.depth.shape, bool)
         self._frame, self.found = frame, None
+        self.stage.hide_model()
         self._place(mask)
         self.stage.show_camera(frame.camera)
         known = frame.depth[frame.depth > 0]

@@ -12,6 +12,7 @@ import importlib.resources
 import json
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 import jax
@@ -175,7 +176,8 @@ def _sections(record: Mapping[str, Any]) -> list[str]:
             sections.append(_table(title, values, std))
     notes = [str(note) for note in record.get("notes", ())]
     if "file" in record:
-        notes.insert(0, str(record["file"]))
+        # The name alone: who gets the page need not know the folders of this machine.
+        notes.insert(0, PurePath(str(record["file"])).name)
     if notes:
         entries = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
         sections.append(f"<div><h2>Input</h2><ul>{entries}</ul></div>")

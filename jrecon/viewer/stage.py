@@ -25,6 +25,8 @@ LAYERS = {
     "camera": True,
 }
 _POINT_M = 0.004
+# Of the surface while the skeleton inside it is shown.
+_SEE_THROUGH = 0.45
 _BONE, _FRUSTUM = (0, 60, 120), (60, 64, 72)
 
 
@@ -36,6 +38,7 @@ class Stage:
         self._scene.set_up_direction("-y")
         self._nodes: dict[str, Any] = {}
         self._shown = dict(LAYERS)
+        self._surface: tuple[Any, Any, Any] | None = None
 
     def look_from(self, server: viser.ViserServer, target: Float[np.ndarray, " 3"]) -> None:
         """Where pages that are opened look from: beside the camera, at the target."""
@@ -48,6 +51,8 @@ class Stage:
         self._shown[layer] = shown
         if layer in self._nodes:
             self._nodes[layer].visible = shown
+        if layer == "skeleton" and self._surface is not None:
+            self.show_surface(*self._surface)
 
     def show_cloud(self, cloud: Cloud) -> None:
         """Measured points, in two layers."""
@@ -66,6 +71,12 @@ class Stage:
                     point_shading="flat", precision="float32", visible=self._shown[layer],
                 )  # fmt: skip
 
+    def hide_model(self) -> None:
+        """Until it is shown again: there is none."""
+        self._surface = None
+        for layer in ("model", "skeleton"):
+            self._remove(layer)
+
     def _remove(self, layer: str) -> None:
         node = self._nodes.pop(layer, None)
         if node is not None:
@@ -77,8 +88,10 @@ class Stage:
         faces: Int[np.ndarray, "f 3"],
         colors: UInt8[np.ndarray, "v 3"],
     ) -> None:
-        """The model."""
-        data = surface_glb(vertices, faces, colors)
+        """The model; to be seen through while its skeleton is shown."""
+        self._surface = vertices, faces, colors
+        opacity = _SEE_THROUGH if self._shown["skeleton"] else 1.0
+        data = surface_glb(vertices, faces, colors, opacity)
         if "model" in self._nodes:
             self._nodes["model"].glb_data = data
         else:
@@ -111,6 +124,7 @@ def surface_glb(
     vertices: Float[np.ndarray, "v 3"],
     faces: Int[np.ndarray, "f 3"],
     colors: UInt8[np.ndarray, "v 3"],
+    opacity: float = 1.0,
 ) -> bytes:
     """A coloured surface with smooth normals, in the frame that the vertices are in."""
     vertices, faces = np.asarray(vertices, np.float32), np.asarray(faces)
@@ -124,6 +138,15 @@ def surface_glb(
     linear = np.rint(255 * (np.asarray(colors) / 255.0) ** 2.2).astype(np.uint8)
     mesh = Trimesh(vertices, faces, vertex_normals=normals, process=False)
     mesh.visual = ColorVisuals(mesh, vertex_colors=linear)
-    data = mesh.export(file_type="glb", include_normals=True)
+
+    def matt(tree: dict[str, Any]) -> None:
+        """Without a material viewers take it for metal."""
+        surface = {"metallicFactor": 0.0, "roughnessFactor": 0.9}
+        surface |= {"baseColorFactor": [1.0, 1.0, 1.0, opacity]}
+        mode = "BLEND" if opacity < 1 else "OPAQUE"
+        tree["materials"] = [{"pbrMetallicRoughness": surface, "alphaMode": mode}]
+        tree["meshes"][0]["primitives"][0]["material"] = 0
+
+    data = mesh.export(file_type="glb", include_normals=True, tree_postprocessor=matt)
     assert isinstance(data, bytes)
     return data

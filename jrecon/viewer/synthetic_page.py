@@ -97,7 +97,7 @@ class SyntheticPage:
         taken = take(self._model, self.panel.edits.now, shot)
         depth, mask = np.asarray(taken.depth), np.asarray(taken.mask)
         images = [depth_picture(one) for one in depth]
-        self._picture.image = images[0].repeat(2, 0).repeat(2, 1)
+        self._picture.image = images[0]
         camera = camera_of(shot)
         self.stage.show_cloud(make_cloud(depth[0], camera, mask))
         self.stage.show_camera(camera)
