@@ -142,6 +142,22 @@ def figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return report
 
 
+def table(summary: dict[str, Any]) -> str:
+    """For docs/reconstruct.md: verdicts, and the range of each figure of the verdict."""
+    names = ("agreement", "visible", "residual_mm", "predicted_joint_std_mm")
+    words = ("frames", "good", "doubtful", "refused")
+    columns = ("", *words, "agreement", "visible", "residual, mm", "predicted, mm")
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for kind, entry in summary.items():
+        cells = [kind, *(str(entry[word]) for word in words)]
+        for name in names:
+            low, high = (entry[name][mark] for mark in ("least", "most"))
+            digits = 0 if name.endswith("mm") else 2
+            cells.append(f"{low:.{digits}f} to {high:.{digits}f}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def caption(record: dict[str, Any]) -> list[str]:
     return [
         record["name"].removesuffix("_depth"),
@@ -184,6 +200,7 @@ def main() -> None:
     report = provenance(f"experiments/people_d435.py --data DATA --every {args.every}")
     report |= {"summary": figures(rows), "frames": rows}
     print(json.dumps(report["summary"], indent=1))
+    print(table(report["summary"]))
     if args.results:
         args.results.write_text(json.dumps(report, indent=1) + "\n")
     if args.sheet:
