@@ -198,9 +198,10 @@ def main() -> None:
             panels += views(recon, found.result, case[2], camera, found.mask)[:3]
             captions += caption(rows[-1])
     report = provenance(f"experiments/people_d435.py --data DATA --every {args.every}")
-    report |= {"summary": figures(rows), "frames": rows}
-    print(json.dumps(report["summary"], indent=1))
-    print(table(report["summary"]))
+    found_of_each = figures(rows)
+    report |= {"summary": found_of_each, "frames": rows}
+    print(json.dumps(found_of_each, indent=1))
+    print(table(found_of_each))
     if args.results:
         args.results.write_text(json.dumps(report, indent=1) + "\n")
     if args.sheet:
