@@ -204,8 +204,12 @@ def _track(
         return again, found, result
 
     def go(carry: Any) -> Any:
-        again, found, result = attempt(carry[0])
-        return again, ~again, found, result
+        anew, done, *before = carry
+        again, found, result = attempt(anew)
+        explained = lambda fit: fit.agreement.inlier_share * fit.agreement.overlap
+        better = ~anew | (explained(result) >= explained(before[1]))
+        kept = jax.tree.map(lambda a, b: jnp.where(better, a, b), (found, result), tuple(before))
+        return again, ~again, *kept
 
     anew = (state.lost < 0) | (state.lost >= config.patience)
     blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(attempt, anew))

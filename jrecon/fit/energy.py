@@ -335,13 +335,11 @@ def _deviation(config: EnergyConfig, view: View, depth: Float[Array, " n"]) -> F
 def _nearest_facing(
     targets: Float[Array, "k 3"], vertices: Float[Array, "v 3"], normals: Float[Array, "v 3"]
 ) -> Int[Array, " k"]:
-    """For each target the nearest of every third vertex that faces the camera."""
-    probes = np.arange(0, len(vertices), 3 if len(vertices) > 600 else 1)
-    points, turned = vertices[probes], normals[probes]
-    away = jnp.sum(turned * points, axis=-1) > 0
-    cost = jnp.sum(points**2, axis=-1) + jnp.where(away, 100.0, 0.0)
-    product = jnp.matmul(targets, points.T, precision=HIGHEST)
-    return jnp.asarray(probes)[jnp.argmin(cost[None] - 2 * product, axis=1)]
+    """For each target the nearest vertex that faces the camera."""
+    away = jnp.sum(normals * vertices, axis=-1) > 0
+    cost = jnp.sum(vertices**2, axis=-1) + jnp.where(away, 100.0, 0.0)
+    product = jnp.matmul(targets, vertices.T, precision=HIGHEST)
+    return jnp.argmin(cost[None] - 2 * product, axis=1)
 
 
 def clear_pulls(

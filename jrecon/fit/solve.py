@@ -69,7 +69,7 @@ class FitConfig:
     """No joint turns farther in one step, and nothing moves farther than that in metres."""
     tolerance: float = 1e-3
     """A last step that lowers the energy by a smaller share than this is a converged fit's."""
-    doubt: float = 5.0
+    doubt: float = 30.0
     """How much less energy another start must end with than the prediction."""
     coarse: tuple[float, ...] = _static((6.0,) * 4)
     """Widening of the robust functions in each iteration before limbs are searched for."""
@@ -77,7 +77,7 @@ class FitConfig:
     """And after it."""
     sweeps: int = _static(2)
     """How often each limb is tried elsewhere, see `jrecon.fit.search`; 0: never."""
-    unsure_m: float = 0.12
+    unsure_m: float = 0.15
     """Predictions whose joints are expected to be farther off, on average, are not relied upon:
     other starts are tried as well."""
     starts: int = _static(4)

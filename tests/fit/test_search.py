@@ -17,7 +17,7 @@ from tests.learn.small_class import rod
 
 
 def test_a_limb_that_was_predicted_elsewhere_is_found():
-    fitter = make_fitter(rod())
+    fitter = make_fitter(rod(0.1))
     assert fitter.limbs == ((1,),)
     truth, guess = placed(bend=0.75), placed(bend=-0.75)
     seen = render(pose(fitter.model, truth).vertices, fitter.model.faces, CAMERA)
@@ -37,7 +37,7 @@ def test_a_limb_that_was_predicted_elsewhere_is_found():
     np.testing.assert_array_equal(found.translation, guess.translation)
     # From where it was seen it does not go far.
     stays = find(fitter, (view,), jax.jit(anchor_of)(fitter, truth, jnp.full(2, 0.2)), truth)
-    assert error(stays) < 0.1
+    assert error(stays) < 0.15
 
 
 def test_every_limb_ends_free_and_none_overlaps_another():

@@ -24,7 +24,7 @@ CONFIG = FitConfig(coarse=(3.0,) * 2, fine=(2.0,) * 3 + (1.0,) * 5)
 
 @pytest.fixture(scope="module")
 def fitter():
-    return make_fitter(rod())
+    return make_fitter(rod(0.1))
 
 
 def placed(bend=0.5, lean=0.2, shape=(0.5, -0.3), x=0.05):

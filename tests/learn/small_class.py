@@ -25,9 +25,11 @@ EASY = SynthConfig(
 )
 
 
-def rod() -> ParametricModel:
+def rod(longest_edge: float | None = None) -> ParametricModel:
     """y from -0.5 to 0.5 m, with a nose that tells its front."""
     made = trimesh.creation.capsule(height=0.8, radius=0.1, count=(8, 8))
+    if longest_edge:
+        made = made.subdivide_to_size(longest_edge)
     points = np.asarray(made.vertices)[:, [1, 2, 0]]
     points[:, 2] += 0.08 * (points[:, 2] > 0.05)
     upper = np.clip((points[:, 1] + 0.05) / 0.1, 0, 1)
