@@ -159,7 +159,7 @@ def main() -> None:
     keep_compiled()
     found = capture(arguments.depth, arguments.camera) | synthetic()
     record = {
-        **provenance("experiments/bench_view.py --depth n40_00020_depth.png --camera ..."),
+        **provenance("experiments/bench_view.py --depth depth.png --camera camera.json"),
         "load_average": round(os.getloadavg()[0], 1),
         "target": f"an update within {TARGET_MS} ms; no growth over {UPDATES} updates",
         **found,
