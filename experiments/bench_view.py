@@ -3,7 +3,7 @@
 A page is open in headless Chromium meanwhile, where there is one (playwright is needed). The time
 of an update is from the change to the last array that is handed to the connection; the browser's
 own drawing comes on top and depends on its GPU. `cpu_median_ms` is the time of all threads of this
-process, whatever else the machine does: on a free machine an update takes no longer than that.
+process, which depends less on what else the machine does.
 
     python experiments/bench_view.py --depth depth.png --camera d435
 """
