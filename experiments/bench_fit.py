@@ -31,7 +31,7 @@ from jrecon.geometry.camera import project
 from jrecon.learn.regressor import Prediction
 from jrecon.metrics import interval
 from jrecon.model.parametric import ParametricModel, Params, pose
-from jrecon.reconstruct import Reconstructor, load, reconstruct
+from jrecon.reconstructor import Reconstructor, load, reconstruct
 from jrecon.render import rasterize
 from jrecon.synth.example import Example
 

@@ -27,7 +27,7 @@ import numpy as np
 from experiments.provenance import provenance
 from jrecon.cli.compiled import keep_compiled
 from jrecon.io.sequence import open_capture
-from jrecon.reconstruct import load
+from jrecon.reconstructor import load
 from jrecon.viewer import editing, results
 from jrecon.viewer.capture_page import CapturePage
 from jrecon.viewer.live import start_server

@@ -33,7 +33,7 @@ from jrecon.io.segment import Segment, find_objects
 from jrecon.measure import Tape, make_tape
 from jrecon.overlay import views
 from jrecon.pictures import Image, downsample, sheet
-from jrecon.reconstruct import Reconstructor, load
+from jrecon.reconstructor import Reconstructor, load
 from jrecon.report import summary
 
 # Candidates of a frame that are tried, as the command does; frames in the picture.

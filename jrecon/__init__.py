@@ -31,6 +31,14 @@ if TYPE_CHECKING:
         pose as pose,
         zeros as zeros,
     )
+    from jrecon.reconstructor import (
+        Reconstruction as Reconstruction,
+        Reconstructor as Reconstructor,
+        load as load,
+        reconstruct as reconstruct,
+        start_track as start_track,
+        track as track,
+    )
 
 __version__ = "0.1.0"
 
@@ -41,6 +49,7 @@ _STAGES = {
     "jrecon.model.formats": "load_model save_model",
     "jrecon.model.build": "build_model read_meshes",
     "jrecon.io.export": "export_glb export_obj export_ply",
+    "jrecon.reconstructor": "Reconstruction Reconstructor load reconstruct start_track track",
 }
 _HOME = {name: module for module, names in _STAGES.items() for name in names.split()}
 

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from jrecon.geometry.camera import Camera
 from jrecon.io.segment import Segment
 from jrecon.judge import Verdict, judge
-from jrecon.reconstruct import Reconstruction, Reconstructor, reconstruct
+from jrecon.reconstructor import Reconstruction, Reconstructor, reconstruct
 
 # Agreement at which no other mask of a segment is tried.
 _ENOUGH = 0.65

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from jrecon.fit.solve import DIVERGED, STATUS, TOO_FEW
-from jrecon.reconstruct import Reconstruction
+from jrecon.reconstructor import Reconstruction
 
 Word = Literal["good", "doubtful", "refused"]
 # More doubts than so many refuse a result.

@@ -26,7 +26,7 @@ from jrecon.pictures import (
     sheet,
     smooth_normals,
 )
-from jrecon.reconstruct import Reconstruction, Reconstructor
+from jrecon.reconstructor import Reconstruction, Reconstructor
 from jrecon.render import render
 
 # Its annotation leaves open what it returns.

@@ -13,7 +13,7 @@ from jrecon.fit.solve import STATUS
 from jrecon.geometry.camera import Camera
 from jrecon.judge import Verdict
 from jrecon.measure import Tape, measure_fit
-from jrecon.reconstruct import Reconstruction, Reconstructor, stature
+from jrecon.reconstructor import Reconstruction, Reconstructor, stature
 
 Record = dict[str, Any]
 """JSON values; keys in snake case, with their unit if any."""

@@ -24,7 +24,7 @@ LAYERS = (
     ("synth",),
     ("learn", "fit"),
     ("io",),
-    ("reconstruct",),
+    ("reconstructor",),
     ("judge", "overlay"),
     ("candidates", "report"),
     ("viewer",),

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageSequence
 
 import jrecon.candidates
-import jrecon.reconstruct
+import jrecon.reconstructor
 from jrecon.cli import main
 from jrecon.fit.report import Agreement
 from jrecon.fit.solve import CONVERGED, FitResult
@@ -20,7 +20,7 @@ from jrecon.io.params import load_params
 from jrecon.judge import judge
 from jrecon.learn.regressor import Prediction
 from jrecon.model.parametric import Params, pose
-from jrecon.reconstruct import Reconstruction
+from jrecon.reconstructor import Reconstruction
 from jrecon.render import render
 
 CAMERA = make_camera(110.0, 110.0, 79.5, 59.5, 160, 120)
@@ -73,7 +73,7 @@ def engine(monkeypatch):
 @pytest.fixture(scope="module")
 def picture():
     """Depth of that person before a wall, in millimetres."""
-    from jrecon.reconstruct import load
+    from jrecon.reconstructor import load
 
     recon = load("body")
     found = answer(recon)
@@ -187,7 +187,7 @@ def test_all_numbers_its_results_and_many_files_name_theirs(capsys, engine, pict
     ),
 )
 def test_verdicts(figures, word):
-    from jrecon.reconstruct import load
+    from jrecon.reconstructor import load
 
     verdict = judge(answer(load("body"), **figures))
     assert verdict.word == word and bool(verdict.reasons) == (word != "good")
@@ -234,7 +234,7 @@ def video(tmp_path, picture, monkeypatch):
         state = dataclasses.replace(state, lost=jnp.asarray(int(number == 3)))
         return state, dataclasses.replace(result, params=params)
 
-    monkeypatch.setattr(jrecon.reconstruct, "track", track)
+    monkeypatch.setattr(jrecon.reconstructor, "track", track)
     return tmp_path, order
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from jrecon.io.sequence import Frame
     from jrecon.measure import Tape
     from jrecon.model.parametric import ParametricModel
-    from jrecon.reconstruct import Reconstructor
+    from jrecon.reconstructor import Reconstructor
 
 # Segments of an image that are tried until one is a person.
 _TRIED, _TRIED_ALL = 3, 8
@@ -157,7 +157,7 @@ class Reconstruct(Command):
     def _load(self) -> Setup:
         from jrecon.learn.weights import load_regressor
         from jrecon.measure import make_tape
-        from jrecon.reconstruct import load
+        from jrecon.reconstructor import load
 
         full = load_regressor(self.function)[0].model
         recon = load(self.function)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from jrecon.io.segment import Segmentation
     from jrecon.io.sequence import Capture, Frame
     from jrecon.model.parametric import ParametricModel, Params
-    from jrecon.reconstruct import Reconstruction, Reconstructor
+    from jrecon.reconstructor import Reconstruction, Reconstructor
 
 # Frames of which the surest is begun with, and segments of each; frames a second where the capture
 # does not say.
@@ -86,7 +86,7 @@ class Track(Command):
         keep_compiled()
         from jrecon.io.sequence import open_capture
         from jrecon.learn.weights import load_regressor
-        from jrecon.reconstruct import load
+        from jrecon.reconstructor import load
 
         watch, began = Stopwatch(), time.perf_counter()
         capture = open_capture(self.folder, camera=self.camera, unit=self.unit)
@@ -178,7 +178,7 @@ def _follow(recon: Reconstructor, capture: Capture, numbers: range) -> Iterator[
     import numpy as np
 
     from jrecon.io.segment import find_objects
-    from jrecon.reconstruct import start_track, track
+    from jrecon.reconstructor import start_track, track
 
     last, done = time.monotonic(), 0
     say("finding a person; the first time at a size of image this compiles, for minutes")
@@ -217,7 +217,7 @@ def _surest(
     from jrecon.geometry import rotation
     from jrecon.io.segment import find_objects
     from jrecon.judge import judge
-    from jrecon.reconstruct import start_track, track
+    from jrecon.reconstructor import start_track, track
 
     def attempt(recon: Reconstructor, depth: Any, camera: Any, mask: np.ndarray) -> Candidate:
         result = jax.tree.map(np.asarray, track(recon, start_track(recon), depth, camera, mask)[1])

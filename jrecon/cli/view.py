@@ -84,7 +84,7 @@ class View(Command):
         return open_capture(self.path, camera=self.camera, unit=self.unit)
 
     def _show_synthetic(self, server: ViserServer) -> None:
-        from jrecon.reconstruct import load
+        from jrecon.reconstructor import load
         from jrecon.viewer.synthetic_page import SyntheticPage
 
         with doing("loading the model"):

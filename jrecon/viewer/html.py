@@ -23,7 +23,7 @@ from jrecon.geometry.camera import Camera
 from jrecon.io.files import encode_image
 from jrecon.overlay import CAPTIONS, difference, views
 from jrecon.pictures import Image, color_map, plot_lines
-from jrecon.reconstruct import Reconstruction, Reconstructor
+from jrecon.reconstructor import Reconstruction, Reconstructor
 from jrecon.viewer.arrays import (
     COLORINGS,
     OTHER,

@@ -24,7 +24,7 @@ from jrecon.io.sequence import Frame
 from jrecon.judge import Verdict, judge
 from jrecon.measure import Tape, make_tape
 from jrecon.model.parametric import ParametricModel, Params, pose
-from jrecon.reconstruct import Reconstruction, Reconstructor
+from jrecon.reconstructor import Reconstruction, Reconstructor
 from jrecon.report import Record, camera_record, parameters, summary, versions
 from jrecon.viewer.arrays import gaps
 from jrecon.viewer.html import html_report
@@ -64,9 +64,9 @@ class Drawn:
 
 
 def load_subject(function: str = "body") -> Subject:
-    """Errors as `jrecon.reconstruct.load`."""
+    """Errors as `jrecon.reconstructor.load`."""
     from jrecon.learn.weights import load_regressor
-    from jrecon.reconstruct import load
+    from jrecon.reconstructor import load
 
     recon = load(function)
     return Subject(recon, load_regressor(function)[0].model, make_tape(recon.model))

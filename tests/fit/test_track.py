@@ -12,7 +12,7 @@ from jrecon.fit.solve import FitConfig
 from jrecon.fit.track import TrackConfig
 from jrecon.learn.regressor import make_regressor
 from jrecon.model.parametric import pose
-from jrecon.reconstruct import Reconstructor, start_track, track
+from jrecon.reconstructor import Reconstructor, start_track, track
 from jrecon.render import render
 from tests.fit.test_solve import CAMERA, placed
 from tests.learn.small_class import NETWORK, rod

@@ -15,7 +15,7 @@ from jrecon.fit.solve import FitConfig, FitResult
 from jrecon.geometry.camera import make_camera
 from jrecon.learn.regressor import Prediction
 from jrecon.model.parametric import pose, zeros
-from jrecon.reconstruct import Reconstruction, Reconstructor
+from jrecon.reconstructor import Reconstruction, Reconstructor
 from tests.learn.small_class import rod
 
 CAMERA = make_camera(60, 60, 23.5, 31.5, 48, 64)
