@@ -6,12 +6,18 @@ import pathlib
 import numpy as np
 import pytest
 
-from jrecon.measure import make_tape, measure, measure_fit
+from jrecon.measure import Tape, make_tape, measure, measure_fit
 from jrecon.model.formats import load_model
 from tests.model.small_models import random_model
 
 RESULTS = pathlib.Path(__file__).parents[1] / "experiments/results/shape_figures.json"
 SURVEY = {"chest": "chest", "waist": "waist", "hip": "buttock", "thigh": "thigh", "calf": "calf"}
+
+
+def tape_of(model) -> Tape:
+    tape = make_tape(model)
+    assert tape is not None
+    return tape
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +29,7 @@ def body():
 def test_mean_bodies_have_the_sizes_of_the_survey(body, sex):
     figures = json.loads(RESULTS.read_text())[sex]
     mean = np.asarray(body.prior_mean[body.prior_names.index(sex)])
-    found = measure(make_tape(body), mean)
+    found = measure(tape_of(body), mean)
     assert found["stature"] == pytest.approx(figures["stature"]["survey"][0] / 1e3, abs=0.006)
     for name, called in SURVEY.items():
         # The girth of the mean is not the mean girth, but within a third of a deviation of it.
@@ -32,14 +38,14 @@ def test_mean_bodies_have_the_sizes_of_the_survey(body, sex):
 
 
 def test_levels_of_detail_agree(body):
-    coarse = measure(make_tape(load_model("body", level="2k")), np.zeros(body.num_shape))
-    for name, value in measure(make_tape(body), np.zeros(body.num_shape)).items():
+    coarse = measure(tape_of(load_model("body", level="2k")), np.zeros(body.num_shape))
+    for name, value in measure(tape_of(body), np.zeros(body.num_shape)).items():
         assert coarse[name] == pytest.approx(value, abs=0.006), name
 
 
 def test_deviations_are_those_of_drawn_shapes(body):
     rng = np.random.default_rng(0)
-    tape = make_tape(load_model("body", level="2k"))
+    tape = tape_of(load_model("body", level="2k"))
     mean = np.asarray(body.prior_mean[0], np.float64)
     small = 0.02 * np.asarray(body.prior_cov[0], np.float64)[:8, :8]
     found = measure_fit(tape, mean, small)

@@ -8,7 +8,7 @@ from scipy.spatial.transform import Rotation, Slerp
 
 from jrecon.io.bvh import export_bvh
 from jrecon.model.parametric import Params, pose
-from tests.model.small_models import random_model, random_params
+from tests.model.small_models import params_of, random_model, random_params
 
 
 def read_bvh(text):
@@ -66,7 +66,7 @@ def play(parents, offsets, channels, row):
 
 
 def motion(model, frames=5):
-    one = Params(*random_params(model, batch=(frames,)))
+    one = params_of(random_params(model, batch=(frames,)))
     return dataclasses.replace(one, shape=np.repeat(np.asarray(one.shape[:1]), frames, axis=0))
 
 
@@ -88,7 +88,7 @@ def test_joints_are_where_pose_puts_them(tmp_path, frame, units):
 
 def test_a_single_pose_is_one_frame_and_leaves_end_somewhere(tmp_path):
     model = random_model()
-    export_bvh(tmp_path / "p.bvh", model, Params(*random_params(model)))
+    export_bvh(tmp_path / "p.bvh", model, params_of(random_params(model)))
     names, parents, _, ends, channels, rows, _ = read_bvh((tmp_path / "p.bvh").read_text())
     assert len(rows) == 1 and len(channels[0]) == 6
     assert set(ends) == {name for i, name in enumerate(names) if i not in parents}
@@ -115,7 +115,7 @@ def test_curves_have_no_jumps(tmp_path):
 def test_what_bvh_cannot_hold_is_refused(tmp_path):
     model = random_model()
     with pytest.raises(ValueError, match="one shape|the mean"):
-        export_bvh(tmp_path / "m.bvh", model, Params(*random_params(model, batch=(3,))))
+        export_bvh(tmp_path / "m.bvh", model, params_of(random_params(model, batch=(3,))))
     with pytest.raises(ValueError, match="fps"):
         export_bvh(tmp_path / "m.bvh", model, motion(model), fps=0)
     with pytest.raises(ValueError, match="suffix"):

@@ -29,7 +29,9 @@ def rod(longest_edge: float | None = None) -> ParametricModel:
     """y from -0.5 to 0.5 m, with a nose that tells its front."""
     made = trimesh.creation.capsule(height=0.8, radius=0.1, count=(8, 8))
     if longest_edge:
-        made = made.subdivide_to_size(longest_edge)
+        parts = trimesh.remesh.subdivide_to_size(made.vertices, made.faces, longest_edge)
+        # Joins what lies in one place.
+        made = trimesh.Trimesh(parts[0], parts[1])
     points = np.asarray(made.vertices)[:, [1, 2, 0]]
     points[:, 2] += 0.08 * (points[:, 2] > 0.05)
     upper = np.clip((points[:, 1] + 0.05) / 0.1, 0, 1)

@@ -1,9 +1,10 @@
 """Small random parametric models, and a slow float64 forward formula to hold them against."""
 
+import jax.numpy as jnp
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from jrecon.model.parametric import ParametricModel, make_model
+from jrecon.model.parametric import ParametricModel, Params, make_model
 
 PARENTS = (-1, 0, 0, 1, 3, 2, 4)
 
@@ -48,6 +49,11 @@ def random_params(model: ParametricModel, seed: int = 1, batch: tuple[int, ...] 
     rng = np.random.default_rng(seed)
     draw = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
     return draw(*batch, model.num_shape), draw(*batch, model.num_joints, 3), draw(*batch, 3)
+
+
+def params_of(arrays: tuple[np.ndarray, np.ndarray, np.ndarray]) -> Params:
+    """Shape, pose and translation as parameters."""
+    return Params(*map(jnp.asarray, arrays))
 
 
 def reference_pose(model: ParametricModel, shape, pose, translation):
