@@ -40,8 +40,8 @@ Times = Float[np.ndarray, " 2"]
 OPTIMIZERS = {
     "adamw": TrainConfig(optimizer="adamw"),
     "lamb": TrainConfig(optimizer="lamb"),
-    "muon, float32": TrainConfig(optimizer="muon", bf16=False),
-    "muon, bfloat16": TrainConfig(optimizer="muon", bf16=True),
+    "muon": TrainConfig(optimizer="muon"),
+    "muon, bfloat16 network": TrainConfig(optimizer="muon", bf16=True),
 }
 
 

@@ -33,7 +33,8 @@ import jrecon
 from experiments.clips import HELD_OUT, read_clips
 from experiments.provenance import provenance
 from jrecon.model.parametric import ParametricModel, Params
-from jrecon.synth.pose_prior import other_side, tilt
+from jrecon.model.symmetry import other_side
+from jrecon.synth.pose_prior import tilt
 
 BODY_JOINTS = 22
 # What is tried: components, rank, and as if how many poses of the whole were in each component.

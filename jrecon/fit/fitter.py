@@ -24,7 +24,8 @@ from jrecon.geometry import rotation
 from jrecon.geometry.mesh import Topology, face_areas, make_topology
 from jrecon.model.jacobian import jacobian
 from jrecon.model.parametric import ParametricModel, Params, dense_weights, pose, sparse_weights
-from jrecon.synth.pose_prior import PosePrior, mirrored, pose_prior, without_orientation
+from jrecon.model.symmetry import mirrored_pose
+from jrecon.synth.pose_prior import PosePrior, pose_prior, without_orientation
 from jrecon.synth.prior import ShapePrior, shape_prior
 
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -176,7 +177,9 @@ def _tries(model: ParametricModel, prior: PosePrior, longest: int) -> tuple[np.n
             pose = np.zeros((len(vectors), model.num_joints, 3))
             pose[:, np.array(prior.joints)] = vectors.reshape(len(vectors), -1, 3)
             half = len(pose) // 2
-            pose[:half] = np.asarray(mirrored(prior, jnp.asarray(pose[:half], jnp.float32)))
+            pose[:half] = np.asarray(
+                mirrored_pose(prior.mirror, jnp.asarray(pose[:half], jnp.float32))
+            )
             poses.append(pose)
     nudges = draw.standard_normal((_NUDGES, longest, 3))
     nudges *= draw.choice([0.15, 0.3, 0.6], (_NUDGES, 1, 1))

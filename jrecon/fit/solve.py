@@ -39,7 +39,7 @@ from jrecon.fit.report import Agreement, agreement
 from jrecon.fit.search import search_limbs
 from jrecon.geometry import rotation
 from jrecon.model.parametric import Params
-from jrecon.synth.pose_prior import mirrored
+from jrecon.model.symmetry import mirrored_pose
 
 CONVERGED, AT_LIMIT, DIVERGED, TOO_FEW = range(4)
 STATUS = ("converged", "hit the limit", "diverged", "too few pixels")
@@ -330,7 +330,7 @@ def _starts(fitter: Fitter, views: tuple[View, ...], anchor: Anchor) -> list[Anc
     prior = fitter.pose_prior
     turns = anchor.params.pose
     # All but the root: it is seen from where it was.
-    exchanged = mirrored(prior, turns).at[0].set(rotation.compose(turns[0], about))
+    exchanged = mirrored_pose(prior.mirror, turns).at[0].set(rotation.compose(turns[0], about))
     found = [anchor, _beside(fitter, anchor, dataclasses.replace(anchor.params, pose=exchanged))]
     mean = jnp.zeros_like(turns)
     if prior.joints:

@@ -1,8 +1,8 @@
 """Muon (Jordan 2024): steps that turn each kernel in all of its directions alike.
 
-optax has it, with the orthogonalisation in the type of the weights. Here it is done in bfloat16 on
-request, as in the author's own code: nearly all of an optimiser's time goes into these products,
-and their result is a direction that need not be exact. Momentum, weights and the rest stay float32.
+optax has it; the orthogonalisation is done here, as nearly all of an optimiser's time goes into it.
+Each of its iterations multiplies a matrix by a polynomial of its Gram matrix, so the polynomials
+can be multiplied first, which are small and square, and the matrix once.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _TIMES = 5
 
 
 def muon(
-    rate: optax.Schedule, *, decay: float, decayed: Callable[[Any], Any], bf16: bool
+    rate: optax.Schedule, *, decay: float, decayed: Callable[[Any], Any]
 ) -> optax.GradientTransformation:
     """Muon for kernels, Adam for vectors. Its state is that of `optax.contrib.muon`.
 
@@ -35,10 +35,8 @@ def muon(
       rate: learning rate by step.
       decay: weight decay of kernels.
       decayed: weights -> which of them are drawn towards zero.
-      bf16: orthogonalise in bfloat16.
     """
-    dtype = jnp.bfloat16 if bf16 else jnp.float32
-    turned = lambda slopes, _: jax.tree.map(lambda x: _step(x, dtype), slopes)
+    turned = lambda slopes, _: jax.tree.map(_step, slopes)
     kernels = optax.chain(
         # No steps of its own: momentum alone.
         optax.contrib.scale_by_muon(ns_steps=0, weight_dimension_numbers=_matrices),
@@ -51,26 +49,26 @@ def muon(
     return optax.partition({"muon": kernels, "adam": vectors}, kinds)
 
 
-def orthogonalize(
-    matrix: Float[Array, "n m"], dtype: jnp.dtype | type = jnp.float32
-) -> Float[Array, "n m"]:
+def orthogonalize(matrix: Float[Array, "n m"]) -> Float[Array, "n m"]:
     """About the nearest matrix with equal singular values, by Newton-Schulz iteration."""
-    x = matrix.astype(dtype)
-    if x.shape[0] > x.shape[1]:
-        return orthogonalize(matrix.T, dtype).T
-    x /= jnp.linalg.norm(x) + 1e-8
+    if matrix.shape[0] > matrix.shape[1]:
+        return orthogonalize(matrix.T).T
+    x = matrix / (jnp.linalg.norm(matrix) + 1e-8)
     a, b, c = _QUINTIC
+    gram, product = x @ x.T, None
     for _ in range(_TIMES):
-        square = x @ x.T
-        x = a * x + (b * square + c * square @ square) @ x
-    return x.astype(matrix.dtype)
+        factor = a * jnp.eye(len(x), dtype=x.dtype) + b * gram + c * gram @ gram
+        # All are polynomials of one symmetric matrix, so they commute.
+        product = factor if product is None else factor @ product
+        gram = factor @ gram @ factor
+    return product @ x
 
 
-def _step(kernel: Float[Array, "*n m"], dtype: Any) -> Float[Array, "*n m"]:
+def _step(kernel: Float[Array, "*n m"]) -> Float[Array, "*n m"]:
     """Of one kernel, seen as a matrix from all axes but the last to the last."""
     matrix = kernel.reshape(-1, kernel.shape[-1])
     size = _RMS * math.sqrt(max(matrix.shape))
-    return size * orthogonalize(matrix, dtype).reshape(kernel.shape)
+    return size * orthogonalize(matrix).reshape(kernel.shape)
 
 
 def _matrices(weights: Any) -> Any:

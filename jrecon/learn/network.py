@@ -115,11 +115,18 @@ def apply_network(
     image: Float[Array, "b n n 6"],
     scalars: Float[Array, "b 4"],
 ) -> Float[Array, "b o"]:
-    """What the network makes of a batch."""
+    """What the network makes of a batch; it works in the type of its first weights."""
+    dtype = weights["stem"]["kernel"].dtype
     graph, empty = _graph(config, outputs)
     state = jax.tree.map(lambda x: x, empty)
     nnx.replace_by_pure_dict(state, _restore_lists(weights))
-    return nnx.merge(graph, state)(image, scalars)
+    return nnx.merge(graph, state)(image.astype(dtype), scalars.astype(dtype))
+
+
+def to_bf16(weights: Weights) -> Weights:
+    """For work in bfloat16; the last layer stays in float32, as its outputs are not rounded."""
+    last = {"out": weights["out"]}
+    return jax.tree.map(lambda x: x.astype(jnp.bfloat16), weights) | last
 
 
 @functools.lru_cache(maxsize=8)

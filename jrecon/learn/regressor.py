@@ -5,6 +5,9 @@ The network sees the object through a virtual camera (`jrecon.learn.view`) and a
 where the root joint is, how the object is turned, the rotation of every joint (as 6D), the shape,
 and for every joint the expected error of its position. The answer is turned back into the frame of
 the true camera, so the model overlays the depth map.
+
+Where a class is its own mirror image, the network is asked twice, the second time about the mirror
+image, and both answers count: it has not learned the symmetry exactly.
 """
 
 from __future__ import annotations
@@ -22,20 +25,31 @@ from jrecon.geometry.camera import Camera
 from jrecon.learn.network import NetworkConfig, Weights, apply_network, init_network
 from jrecon.learn.view import HIGHEST, ObjectView, view_object
 from jrecon.model.parametric import ParametricModel, Params
+from jrecon.model.symmetry import (
+    is_symmetric,
+    mirrored_points,
+    mirrored_rotations,
+    opposite_joints,
+)
 from jrecon.synth.viewpoint import FLIP
 
 # Before it has learned, the network places joints to so many metres.
 _FIRST_STD_M = 0.3
+# Radians between two answers about the root, beyond which there is nothing to be had in between.
+_CONTRARY = 1.0
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class Regressor:
-    """A learned reconstruction function for a class of objects. Make one with `make_regressor`."""
+    """A learned reconstruction function for a class of objects. Make one with `make_regressor`, or
+    from weights with `with_weights`."""
 
     model: ParametricModel
     weights: Weights
     network: NetworkConfig = dataclasses.field(metadata=dict(static=True))
+    opposite: tuple[int, ...] = dataclasses.field(default=(), metadata=dict(static=True))
+    """For each joint the one on the other side, if mirror images are to be looked at, too."""
 
 
 @jax.tree_util.register_dataclass
@@ -58,7 +72,13 @@ def make_regressor(
       ValueError: a network whose sizes do not fit together.
     """
     network = network or NetworkConfig()
-    return Regressor(model, init_network(network, output_size(model), key), network)
+    return with_weights(model, init_network(network, output_size(model), key), network)
+
+
+def with_weights(model: ParametricModel, weights: Weights, network: NetworkConfig) -> Regressor:
+    """A regressor that has learned already."""
+    opposite = opposite_joints(model) if is_symmetric(model) else ()
+    return Regressor(model, weights, network, opposite)
 
 
 def output_size(model: ParametricModel) -> int:
@@ -96,11 +116,18 @@ def predict(
 
 def predict_views(function: Regressor, views: ObjectView) -> Prediction:
     """The same from what the network sees, with one batch axis."""
-    model = function.model
-    outputs = apply_network(
-        function.network, output_size(model), function.weights, views.image, views.scalars
-    )
-    rotations, shape, root, joint_std = split_outputs(model, outputs)
+    model, opposite = function.model, function.opposite
+    images, scalars = views.image, views.scalars
+    if opposite:
+        flipped = images[:, :, ::-1].at[..., 0].multiply(-1)
+        images, scalars = jnp.concatenate([images, flipped]), jnp.concatenate([scalars, scalars])
+    outputs = apply_network(function.network, output_size(model), function.weights, images, scalars)
+    rotations, shape, root, joint_std = answer = split_outputs(model, outputs)
+    if opposite:
+        count = len(images) // 2
+        first = jax.tree.map(lambda x: x[:count], answer)
+        second = _unflip(opposite, jax.tree.map(lambda x: x[count:], answer))
+        rotations, shape, root, joint_std = jax.vmap(_together)(first, second)
     turn = jnp.swapaxes(views.turn, -1, -2)
     oriented = jnp.matmul(turn, rotations[:, 0], precision=HIGHEST)
     joint = jnp.matmul(model.joint_basis[0], shape[..., None], precision=HIGHEST)[..., 0]
@@ -108,6 +135,28 @@ def predict_views(function: Regressor, views: ObjectView) -> Prediction:
     pose = rotation.log(jnp.concatenate([oriented[:, None], rotations[:, 1:]], axis=1))
     translation = place - (model.joints[:1] + joint)
     return Prediction(Params(shape, pose, translation), joint_std)
+
+
+Answer = tuple[Array, Array, Array, Array]
+"""As `split_outputs`."""
+
+
+def _unflip(opposite: tuple[int, ...], answer: Answer) -> Answer:
+    """What an answer about the mirror image says of the object."""
+    rotations, shape, root, joint_std = answer
+    turned = mirrored_rotations(opposite, rotations)
+    return turned, shape, mirrored_points(root), joint_std[:, np.array(opposite)]
+
+
+def _together(first: Answer, second: Answer) -> Answer:
+    """The middle of two answers, or, if they are contrary, the one that is surer of itself."""
+    between = rotation.log(jnp.matmul(jnp.swapaxes(first[0], -1, -2), second[0], precision=HIGHEST))
+    contrary = jnp.linalg.norm(between[0]) > _CONTRARY
+    surer = jnp.where(jnp.mean(first[3]) <= jnp.mean(second[3]), 0.0, 1.0)
+    share = jnp.where(contrary, surer, 0.5)
+    rotations = jnp.matmul(first[0], rotation.exp(share * between), precision=HIGHEST)
+    rest = (a + share * (b - a) for a, b in zip(first[1:], second[1:], strict=True))
+    return rotations, *rest
 
 
 def split_outputs(

@@ -28,7 +28,7 @@ from jaxtyping import Array, Int
 from jrecon.learn.loss import Judge, LossConfig, loss, make_judge
 from jrecon.learn.mesh import AXIS, EVERYWHERE, SPLIT, data_mesh, replicate
 from jrecon.learn.muon import muon
-from jrecon.learn.network import NetworkConfig, Weights
+from jrecon.learn.network import NetworkConfig, Weights, to_bf16
 from jrecon.learn.regressor import Regressor, predict
 from jrecon.model.parametric import ParametricModel
 from jrecon.synth.example import Example
@@ -54,8 +54,9 @@ class TrainConfig:
     optimizer: str = "adamw"
     """`adamw`; `lamb` for batches of many thousands; `muon`, which learns more from each example
     and takes longer for it."""
-    bf16: bool = True
-    """Muon's matrix products in bfloat16. All else is float32."""
+    bf16: bool = False
+    """The network works in bfloat16, forward and backward; its weights, their gradients, the model
+    and the loss are float32. Faster on GPUs and TPUs, not on CPUs."""
     weight_decay: float = 0.01
     clip: float = 1.0
     """Largest norm of a gradient."""
@@ -107,7 +108,7 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
     elif config.optimizer == "lamb":
         change = optax.lamb(rate, weight_decay=decay, mask=decayed)
     elif config.optimizer == "muon":
-        change = muon(rate, decay=decay, decayed=decayed, bf16=config.bf16)
+        change = muon(rate, decay=decay, decayed=decayed)
     else:
         raise ValueError(f"optimizer: got {config.optimizer!r}, need one of {OPTIMIZERS}.")
     return optax.chain(optax.clip_by_global_norm(config.clip), change)
@@ -161,7 +162,8 @@ def train_step(
     def objective(
         weights: Weights, model: ParametricModel, judge: Judge, weighting: LossConfig, part: Example
     ) -> tuple[Array, Metrics]:
-        found = predict(Regressor(model, weights, network), part.depth, part.camera, part.mask)
+        function = Regressor(model, to_bf16(weights) if config.bf16 else weights, network)
+        found = predict(function, part.depth, part.camera, part.mask)
         value, metrics = loss(judge, found, part, weighting)
         return value, metrics | {"loss": value}
 

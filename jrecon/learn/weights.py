@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jrecon.learn.network import NetworkConfig, Weights, init_network
-from jrecon.learn.regressor import Regressor, output_size
+from jrecon.learn.regressor import Regressor, output_size, with_weights
 from jrecon.model.formats import load_model, read_npz, save_model
 
 FORMAT, VERSION = "jrecon-function", 1
@@ -132,7 +132,7 @@ def _read(path: Path, level: str | None) -> tuple[Regressor, Card]:
         lambda key: init_network(network, output_size(model), key), jax.random.key(0)
     )
     weights = _unflatten(path, like, _under(arrays, "weights"))
-    return Regressor(model, weights, network), head["about"]
+    return with_weights(model, weights, network), head["about"]
 
 
 def _under(arrays: dict[str, np.ndarray], top: str) -> dict[str, np.ndarray]:

@@ -31,6 +31,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jrecon.geometry import rotation
 from jrecon.model.parametric import ParametricModel
+from jrecon.model.symmetry import mirrored_pose, opposite_joints
 
 ASSETS = {"body": "body_poses.npz"}
 # No joint is held tighter than this, radians, not even a hinge about its locked axes.
@@ -147,8 +148,7 @@ def limits_prior(
         **{key: jax.device_put(np.asarray(value, np.float32)) for key, value in arrays.items()},
         joints=tuple(int(joint) for joint in joints),
         free=tuple(free),
-        mirror=tuple(names.index(other_side(name)) if other_side(name) in names else i
-                     for i, name in enumerate(names)),
+        mirror=opposite_joints(model),
         limbs=tuple(_limb(model, i) for i in range(len(names))),
     )  # fmt: skip
 
@@ -182,14 +182,6 @@ def without_orientation(prior: PosePrior) -> PosePrior:
         hard=prior.hard[:, columns],
         joints=tuple(prior.joints[i] for i in kept),
     )
-
-
-def other_side(name: str) -> str:
-    """The name of the joint on the other side; the same for those of the middle."""
-    for one, other in (("left_", "right_"), ("right_", "left_")):
-        if name.startswith(one):
-            return other + name.removeprefix(one)
-    return name
 
 
 def _limb(model: ParametricModel, joint: int) -> int:
@@ -258,13 +250,7 @@ def _to_all(prior: PosePrior, vector: Float[Array, " d"]) -> Float[Array, "j 3"]
 
 
 def _maybe_mirrored(prior: PosePrior, pose: Float[Array, "j 3"], yes: Array) -> Float[Array, "j 3"]:
-    return jnp.where(yes, mirrored(prior, pose), pose)
-
-
-def mirrored(prior: PosePrior, pose: Float[Array, "*batch j 3"]) -> Float[Array, "*batch j 3"]:
-    """The pose seen in a mirror at the plane x = 0: sides exchanged, axes reflected."""
-    other = pose[..., np.array(prior.mirror), :]
-    return jnp.stack([other[..., 0], -other[..., 1], -other[..., 2]], axis=-1)
+    return jnp.where(yes, mirrored_pose(prior.mirror, pose), pose)
 
 
 def _between_limits(prior: PosePrior, config: PoseConfig, key: PRNGKeyArray) -> Float[Array, "j 3"]:

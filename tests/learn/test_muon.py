@@ -1,4 +1,4 @@
-"""Muon: that of optax in float32, nearly the same in bfloat16."""
+"""Muon: that of optax."""
 
 import jax
 import jax.numpy as jnp
@@ -40,27 +40,25 @@ def reference():
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("bf16", "tolerance"), [(False, 1e-5), (True, 0.3)])
-def test_it_is_that_of_optax(reference, bf16, tolerance):
+def test_it_is_that_of_optax(reference):
     weights = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), WEIGHTS)
-    own = muon(optax.constant_schedule(0.1), decay=0.1, decayed=decayed, bf16=bf16)
+    own = muon(optax.constant_schedule(0.1), decay=0.1, decayed=decayed)
     one, state = changes(own, np.random.default_rng(0), weights)
     other, expected = changes(reference, np.random.default_rng(0), weights)
     for name in WEIGHTS:
         size = np.abs(other[name]).max()
-        np.testing.assert_allclose(one[name], other[name], atol=tolerance * size)
+        np.testing.assert_allclose(one[name], other[name], atol=1e-4 * size)
     # So that checkpoints are of one kind, and whoever reads them can choose.
     assert jax.tree.structure(state) == jax.tree.structure(expected)
     assert all(leaf.dtype in (jnp.float32, jnp.int32) for leaf in jax.tree.leaves((one, state)))
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_it_turns_in_all_directions_alike(rng, dtype):
+def test_it_turns_in_all_directions_alike(rng):
     """A matrix that is nearly of rank one comes out with about equal singular values."""
     nearly_flat = rng.normal(size=(18, 1)) * rng.normal(size=5) + 0.03 * rng.normal(size=(18, 5))
     before = np.linalg.svd(nearly_flat, compute_uv=False)
     for matrix in (nearly_flat, nearly_flat.T):
-        found = np.asarray(orthogonalize(jnp.asarray(matrix, jnp.float32), dtype))
+        found = np.asarray(orthogonalize(jnp.asarray(matrix, jnp.float32)))
         assert found.dtype == np.float32 and found.shape == matrix.shape
         after = np.linalg.svd(found, compute_uv=False)
         assert after[0] / after[-1] < 2 < 10 < before[0] / before[-1]

@@ -67,6 +67,37 @@ def test_batch_equals_loop_equals_jit(model, examples):
             np.testing.assert_allclose(a, b[i], atol=2e-4)
 
 
+def test_mirror_images_are_answered_with_mirror_images(model, examples, rng):
+    """Exactly, whatever the network has learned; and contrary answers are not averaged."""
+    function = make_regressor(model, jax.random.key(0), NETWORK)
+    assert function.opposite == (), "the vertices of the rod are not those of its mirror image"
+    function = dataclasses.replace(function, opposite=(0, 1))
+    for size in (0.02, 0.3):
+        weights = jax.tree.map(
+            lambda x, size=size: x + size * jnp.asarray(rng.normal(size=x.shape), jnp.float32),
+            function.weights,
+        )
+        learned = dataclasses.replace(function, weights=weights)
+        camera = examples.camera
+        across = camera.width - 1 - camera.center[..., :1]
+        center = jnp.concatenate([across, camera.center[..., 1:]], axis=-1)
+        found = JITTED(learned, examples.depth, examples.camera, examples.mask)
+        other = JITTED(
+            learned,
+            examples.depth[..., ::-1],
+            dataclasses.replace(camera, center=center),
+            examples.mask[..., ::-1],
+        )
+        expected = np.asarray(pose(model, found.params).joints) * [-1, 1, 1]
+        same = np.abs(expected - pose(model, other.params).joints).max(axis=(1, 2)) < 1e-3
+        # Half a pixel, which nearest sampling rounds up, is not the same from the other side.
+        assert same.mean() > 0.9
+        alone = dataclasses.replace(learned, opposite=())
+        one = JITTED(alone, examples.depth, examples.camera, examples.mask)
+        moved = np.abs(one.params.translation - found.params.translation).max(axis=1)
+        assert (moved > 1e-4).any()
+
+
 def test_nothing_to_see_is_no_error(model, examples):
     function = make_regressor(model, jax.random.key(0), NETWORK)
     camera = jax.tree.map(lambda x: x[0], examples).camera

@@ -90,6 +90,7 @@ def test_other_files_are_told_apart(saved, tmp_path):
 def test_the_shipped_function_finds_a_person():
     """In poses as people move, facing the camera at 3 m."""
     function, card = load_regressor("body", level="2k")
+    assert function.opposite, "people are symmetric"
     model = function.model
     assert card["examples"] > 0
     prior = pose_prior(model)

@@ -16,12 +16,12 @@ from scipy.special import logsumexp
 from jrecon.geometry import rotation
 from jrecon.model.formats import load_model
 from jrecon.model.parametric import ParametricModel, make_model
+from jrecon.model.symmetry import mirrored_pose
 from jrecon.synth.pose_prior import (
     PoseConfig,
     limit_residuals,
     limits_prior,
     log_prob,
-    mirrored,
     pose_prior,
     residuals,
     sample_pose,
@@ -111,8 +111,8 @@ def test_the_same_key_is_the_same_pose_in_any_batch(prior, drawn) -> None:
 
 
 def test_left_and_right_are_alike(prior, drawn) -> None:
-    other = np.asarray(mirrored(prior, jnp.asarray(drawn[0])))
-    np.testing.assert_array_equal(mirrored(prior, jnp.asarray(other)), drawn[0])
+    other = np.asarray(mirrored_pose(prior.mirror, jnp.asarray(drawn[0])))
+    np.testing.assert_array_equal(mirrored_pose(prior.mirror, jnp.asarray(other)), drawn[0])
     error = np.sqrt((drawn[0].var(0) + other.var(0)) / SOME) + 1e-6
     assert (np.abs(drawn[0].mean(0) - other.mean(0)) / error).max() < 5
 
