@@ -155,8 +155,9 @@ def _together(first: Answer, second: Answer) -> Answer:
     surer = jnp.where(jnp.mean(first[3]) <= jnp.mean(second[3]), 0.0, 1.0)
     share = jnp.where(contrary, surer, 0.5)
     rotations = jnp.matmul(first[0], rotation.exp(share * between), precision=HIGHEST)
-    rest = (a + share * (b - a) for a, b in zip(first[1:], second[1:], strict=True))
-    return rotations, *rest
+    mix = lambda a, b: a + share * (b - a)
+    shape, root, joint_std = jax.tree.map(mix, first[1:], second[1:])
+    return rotations, shape, root, joint_std
 
 
 def split_outputs(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 if TYPE_CHECKING:
     from jrecon.model.parametric import ParametricModel
@@ -42,7 +42,7 @@ def is_symmetric(model: ParametricModel) -> bool:
     """Whether every shape of the class is its own mirror image, sides exchanged. On the host."""
     mirror = _MIRROR.astype(np.float64)
     vertices = np.asarray(model.vertices, np.float64)
-    _, twins = cKDTree(vertices).query(vertices * mirror)
+    _, twins = KDTree(vertices).query(vertices * mirror)
     joints = np.array(opposite_joints(model))
     near = _TOLERANCE * np.ptp(vertices, axis=0).max()
     apart = [

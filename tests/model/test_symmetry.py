@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from jrecon.geometry import rotation
 from jrecon.model import symmetry
@@ -51,7 +51,7 @@ def test_a_mirrored_pose_is_the_mirror_image(body):
     two = posed(body, Params(jnp.asarray(0.3 * shape), jnp.asarray(other),
                              symmetry.mirrored_points(place)))  # fmt: skip
     flipped = symmetry.mirrored_points(one.vertices)
-    _, twins = cKDTree(body.vertices).query(np.asarray(body.vertices) * [-1, 1, 1])
+    _, twins = KDTree(body.vertices).query(np.asarray(body.vertices) * [-1, 1, 1])
     np.testing.assert_allclose(flipped[twins], two.vertices, atol=2e-5)
     np.testing.assert_allclose(
         symmetry.mirrored_rotations(opposite, rotation.exp(jnp.asarray(turns))),
