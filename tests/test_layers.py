@@ -27,6 +27,7 @@ LAYERS = (
     ("reconstructor",),
     ("judge", "overlay"),
     ("candidates", "report"),
+    ("video",),
     ("viewer",),
     ("cli",),
     ("__init__", "__main__"),

@@ -19,28 +19,17 @@ from jrecon.cli.progress import say
 if TYPE_CHECKING:
     import numpy as np
 
-    from jrecon.io.segment import Segmentation
-    from jrecon.io.sequence import Capture, Frame
+    from jrecon.io.sequence import Capture
     from jrecon.model.parametric import ParametricModel, Params
-    from jrecon.reconstructor import Reconstruction, Reconstructor
+    from jrecon.reconstructor import Reconstructor
+    from jrecon.video import Step
 
-# Frames of which the surest is begun with, and segments of each; frames a second where the capture
-# does not say.
-_SAMPLES, _TRIED, _FPS = 8, 2, 30.0
+# Frames a second where the capture does not say.
+_FPS = 30.0
 # Seconds between two lines of progress.
 _LINE_S = 10.0
 # A track of which less than this share of the frames was followed is not written.
 _LEAST = 0.3
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Step:
-    """What came of one frame."""
-
-    frame: Frame
-    mask: np.ndarray
-    result: Reconstruction
-    lost: bool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,6 +76,7 @@ class Track(Command):
         from jrecon.io.sequence import open_capture
         from jrecon.learn.weights import load_regressor
         from jrecon.reconstructor import load
+        from jrecon.video import motion
 
         watch, began = Stopwatch(), time.perf_counter()
         capture = open_capture(self.folder, camera=self.camera, unit=self.unit)
@@ -100,7 +90,7 @@ class Track(Command):
         found: dict[int, Params] = {}
         images: dict[int, Any] = {}
         around: np.ndarray | None = None
-        for number, step in _follow(recon, capture, range(self.start, last)):
+        for number, step in _followed(recon, capture, range(self.start, last)):
             records[number] = _record(step)
             if not step.lost:
                 found[number] = step.result.params
@@ -116,7 +106,7 @@ class Track(Command):
         fps = self.fps or capture.fps or _FPS
         full = load_regressor(self.function)[0].model
         pictures = [image for _, image in sorted(images.items())]
-        written = self._write(full, _motion(full, found, sorted(records)), pictures, fps)
+        written = self._write(full, motion(full, found, sorted(records)), pictures, fps)
         report = {
             "written": [str(path) for path in written],
             "frames": len(steps),
@@ -172,80 +162,20 @@ class Track(Command):
         return written
 
 
-def _follow(recon: Reconstructor, capture: Capture, numbers: range) -> Iterator[tuple[int, Step]]:
-    """What comes of each frame: from the surest one to the end, then from it back to the start."""
-    import jax
-    import numpy as np
+def _followed(recon: Reconstructor, capture: Capture, numbers: range) -> Iterator[tuple[int, Step]]:
+    """See `jrecon.video.follow`; with a line now and then. Nothing if nothing was found."""
+    from jrecon.video import find_surest, follow
 
-    from jrecon.io.segment import find_objects
-    from jrecon.reconstructor import start_track, track
-
-    last, done = time.monotonic(), 0
     say("finding a person; the first time at a size of image this compiles, for minutes")
-    surest = _surest(recon, capture, numbers)
+    surest = find_surest(recon, capture, numbers)
     if surest is None:
         return
-    middle, whole = surest
-    begun = start_track(recon)
-    for way in (range(middle, numbers.stop), range(middle - 1, numbers.start - 1, -1)):
-        state, mask = begun, whole
-        for number in way:
-            frame = capture.read(number)
-            if number != middle:
-                mask = _same(find_objects(frame.depth, frame.camera), mask)
-            state, result = track(recon, state, frame.depth, frame.camera, mask)
-            # Both ways begin with what the surest frame says.
-            begun = state if number == middle else begun
-            step = Step(frame, mask, jax.tree.map(np.asarray, result), int(state.lost) != 0)
-            yield number, step
-            done += 1
-            if time.monotonic() - last > _LINE_S:
-                last = time.monotonic()
-                say(f"{done} of {len(numbers)} frames")
-
-
-def _surest(
-    recon: Reconstructor, capture: Capture, numbers: range
-) -> tuple[int, np.ndarray] | None:
-    """Of some frames the one to begin with, and the mask of the person in it: where the model
-    agrees well, and the person faces where other frames say. One depth map may be taken for its
-    reverse; a video is less often."""
-    import jax
-    import numpy as np
-
-    from jrecon.candidates import Candidate, attempts, choose
-    from jrecon.geometry import rotation
-    from jrecon.io.segment import find_objects
-    from jrecon.judge import judge
-    from jrecon.reconstructor import start_track, track
-
-    def attempt(recon: Reconstructor, depth: Any, camera: Any, mask: np.ndarray) -> Candidate:
-        result = jax.tree.map(np.asarray, track(recon, start_track(recon), depth, camera, mask)[1])
-        return Candidate(mask, result, judge(result))
-
-    tried, facing = [], []
-    for number in np.unique(np.linspace(numbers.start, numbers.stop - 1, _SAMPLES).astype(int)):
-        frame = capture.read(int(number))
-        segments = find_objects(frame.depth, frame.camera).segments[:_TRIED]
-        best = choose(attempts(recon, frame.depth, frame.camera, segments, attempt))
-        if best and best[0].verdict.word != "refused":
-            tried.append((int(number), best[0]))
-            turn = rotation.exp(best[0].result.params.pose[0])
-            # Where the front of the model, its z axis, looks.
-            facing.append(np.asarray(turn)[:, 2])
-    if not tried:
-        return None
-    merit = np.array([one.verdict.merit for _, one in tried])
-    sure = merit * np.maximum(np.stack(facing) @ (merit @ np.stack(facing)), 0)
-    number, best = tried[int(np.argmax(sure))]
-    return number, best.mask
-
-
-def _same(found: Segmentation, before: np.ndarray) -> np.ndarray:
-    """Of all masks of a frame the one most like that of the frame before."""
-    masks = [mask for one in found.segments for mask in (one.mask, *one.others)]
-    alike = [(mask & before).sum() / (mask | before).sum() for mask in masks]
-    return masks[max(range(len(masks)), key=lambda i: alike[i])] if masks else before
+    last = time.monotonic()
+    for done, step in enumerate(follow(recon, capture, numbers, surest), start=1):
+        yield step
+        if time.monotonic() - last > _LINE_S:
+            last = time.monotonic()
+            say(f"{done} of {len(numbers)} frames")
 
 
 def _record(step: Step) -> dict[str, Any]:
@@ -268,26 +198,6 @@ def _medians(steps: list[dict[str, Any]]) -> dict[str, float]:
         f"median_{name}": round(float(np.median([one[name] for one in followed])), 3)
         for name in ("residual_mm", "explained", "overlap")
     }
-
-
-def _motion(model: ParametricModel, found: dict[int, Params], numbers: list[int]) -> Params:
-    """A motion of one shape, the mean, whose root joint goes where it was found; where the track
-    was lost the model stays as it was in the nearest frame that was followed."""
-    import numpy as np
-
-    from jrecon.model.parametric import Params
-
-    known = np.array(sorted(found))
-    nearest = [found[int(known[np.argmin(np.abs(known - number))])] for number in numbers]
-    shapes = np.stack([np.asarray(one.shape, np.float64) for one in nearest])
-    shape = np.mean([np.asarray(one.shape, np.float64) for one in found.values()], axis=0)
-    shift = (shapes - shape) @ np.asarray(model.joint_basis[0], np.float64).T
-    translation = np.stack([np.asarray(one.translation) for one in nearest]) + shift
-    return Params(
-        shape=np.tile(shape.astype(np.float32), (len(nearest), 1)),  # pyright: ignore
-        pose=np.stack([np.asarray(one.pose) for one in nearest]),  # pyright: ignore
-        translation=translation.astype(np.float32),  # pyright: ignore
-    )
 
 
 def _widened(mask: np.ndarray) -> np.ndarray:
