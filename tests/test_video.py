@@ -1,4 +1,4 @@
-"""Following through a recording: in which order, from what state, and the motion that comes of it."""
+"""Following through a recording: in which order, from what state, and what motion comes of it."""
 
 import dataclasses
 import types

@@ -6,14 +6,21 @@ uploads. Built on viser (https://viser.studio), an optional dependency.
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import viser
+import websockets.asyncio.server
 from viser import _messages
 
 from jrecon.viewer.upload import MAX_BYTES, check_size, safe_name
 
 LOOPBACK = "127.0.0.1"
+# What this machine is called from itself.
+_OWN_NAMES = ("localhost", "127.0.0.1", "[::1]")
 # Uploads of all pages that are under way at once.
 _AT_ONCE = 4
 
@@ -24,12 +31,58 @@ def start_server(host: str = LOOPBACK, port: int = 8080) -> viser.ViserServer:
     Args:
       port: the first one that is tried; the next free one is taken.
     """
-    server = viser.ViserServer(host=host, port=port, label="jrecon", verbose=False)
+    with _only_from(allowed_origins(host)):
+        server = viser.ViserServer(host=host, port=port, label="jrecon", verbose=False)
     # Sharing would make the page public through a server elsewhere.
     server.gui.configure_theme(control_width="large", show_logo=False, show_share_button=False)
     server.gui.main_panel.dock_right()
     limit_uploads(server)
     return server
+
+
+def allowed_origins(host: str) -> list[re.Pattern[str] | None]:
+    """Of which sites a page may talk to a server that listens on an address.
+
+    A browser lets any site connect to 127.0.0.1, but says which one it is. None stands for
+    programs, which say nothing; any port is allowed, for those who forward theirs. A server on all
+    addresses is called by any of them, but not by a name, which may be anybody's.
+    """
+    names = "|".join(map(re.escape, _OWN_NAMES))
+    try:
+        anywhere = ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        anywhere = False
+    if anywhere:
+        names += r"|\d+(\.\d+){3}|\[[0-9a-f:.]+\]"
+    elif host not in (*_OWN_NAMES, "::1"):
+        names += "|" + re.escape(f"[{host}]" if ":" in host else host)
+    return [None, re.compile(rf"https?://({names})(:\d+)?", re.IGNORECASE)]
+
+
+@contextlib.contextmanager
+def _only_from(origins: list[re.Pattern[str] | None]) -> Iterator[None]:
+    """Servers that are started meanwhile refuse connections from pages of other sites.
+
+    The library under viser does this if it is told to, but viser has no setting for it, so what
+    starts its server is wrapped while that happens.
+    """
+    module: Any = websockets.asyncio.server
+    serve, told = module.serve, []
+
+    def serve_them(*arguments: Any, **settings: Any) -> Any:
+        told.append(True)
+        return serve(*arguments, origins=origins, **settings)
+
+    module.serve = serve_them
+    try:
+        yield
+    finally:
+        module.serve = serve
+    if not told:
+        raise RuntimeError(
+            "this version of viser starts its server in another way: connections from other sites "
+            "would not be refused. Run pip install 'jrecon[view]'."
+        )
 
 
 def limit_uploads(server: viser.ViserServer) -> None:

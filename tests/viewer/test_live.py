@@ -12,10 +12,11 @@ from PIL import Image
 viser = pytest.importorskip("viser", reason="needs the extra `view`")
 
 from viser import _messages  # noqa: E402
+from websockets.typing import Subprotocol  # noqa: E402
 
 from jrecon.viewer import results  # noqa: E402
 from jrecon.viewer.capture_page import CapturePage  # noqa: E402
-from jrecon.viewer.live import LOOPBACK, start_server  # noqa: E402
+from jrecon.viewer.live import LOOPBACK, allowed_origins, start_server  # noqa: E402
 from jrecon.viewer.synthetic_page import SyntheticPage  # noqa: E402
 from jrecon.viewer.upload import MAX_BYTES  # noqa: E402
 from tests.learn.small_class import rod  # noqa: E402
@@ -63,6 +64,69 @@ def part(button, content, index=0, transfer="t"):
 
 def test_only_this_machine_is_listened_to(server):
     assert server.get_host() == "127.0.0.1"
+
+
+def joined(server, origin):
+    """Whether a page of that site is let in; if so, what it is told first."""
+    from websockets.exceptions import InvalidStatus
+    from websockets.sync.client import connect
+
+    try:
+        protocol = Subprotocol(f"viser-v{viser.__version__}")
+        uri = address(server).replace("http", "ws")
+        with connect(uri, origin=origin, subprotocols=[protocol], max_size=None) as socket:
+            return len(socket.recv(timeout=10)) > 0
+    except InvalidStatus as refusal:
+        assert refusal.response.status_code == 403
+        return False
+
+
+@pytest.mark.parametrize("origin", ("http://localhost:9000", "http://127.0.0.1", "http://[::1]:80"))
+def test_pages_of_this_machine_are_let_in(server, origin):
+    assert joined(server, origin)
+
+
+def test_programs_without_an_origin_are_let_in(server):
+    assert joined(server, None)
+
+
+@pytest.mark.parametrize(
+    "origin",
+    (
+        "http://evil.example", "https://localhost.evil.example:8080", "http://127.0.0.1.evil.example",
+        "http://evil.example/localhost", "http://localhost@evil.example", "null", "file://",
+        "http://192.168.1.5:8080", "http://127.0.0.1:80.evil.example",
+    ),
+)  # fmt: skip
+def test_pages_of_other_sites_are_refused(server, origin):
+    assert not joined(server, origin)
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "allowed"),
+    (
+        ("0.0.0.0", "http://192.168.1.5:8080", True),
+        ("0.0.0.0", "http://localhost:8080", True),
+        ("0.0.0.0", "http://rebound.example:8080", False),
+        ("::", "http://[fe80::1]:8080", True),
+        ("192.168.1.5", "http://192.168.1.5:8080", True),
+        ("192.168.1.5", "http://192.168.1.6:8080", False),
+        ("fe80::1", "http://[fe80::1]:8080", True),
+        ("workstation.lan", "http://workstation.lan:8080", True),
+        ("workstation.lan", "http://workstation-lan:8080", False),
+    ),
+)
+def test_where_else_a_page_may_be_from(host, origin, allowed):
+    none, pattern = allowed_origins(host)
+    assert none is None
+    assert pattern is not None
+    assert bool(pattern.fullmatch(origin)) == allowed
+
+
+def test_a_viser_that_starts_otherwise_is_not_trusted(monkeypatch):
+    monkeypatch.setattr(viser, "ViserServer", lambda **settings: None)
+    with pytest.raises(RuntimeError, match="other sites"):
+        start_server()
 
 
 def test_uploads_are_limited(server):
