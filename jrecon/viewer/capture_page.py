@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import threading
-import time
-from collections import OrderedDict
+import importlib.resources
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +20,10 @@ from jrecon.viewer.html import energy_picture
 from jrecon.viewer.panels import ModelPanel, by_hand, layer_panel
 from jrecon.viewer.results import Found, Subject
 from jrecon.viewer.stage import Stage
-from jrecon.viewer.upload import MAX_BYTES, check_camera, read_upload
+from jrecon.viewer.timeline import Timeline
+from jrecon.viewer.upload import MAX_BYTES, SUFFIXES, check_camera, read_upload
 from jrecon.viewer.worker import Worker
 
-# Results of frames that are kept, the newest ones: about 100 kB each.
-_KEPT = 256
-# Frames per second of a capture that does not say.
-_FPS = 15.0
 _BLANK = np.full((2, 2, 3), 255, np.uint8)
 
 
@@ -47,13 +42,11 @@ class CapturePage:
         self._camera, self._unit = camera, unit
         self.stage = Stage(server)
         self.worker = Worker(lambda error: self.say(f"**{_plain(error)}**"))
-        self._capture: Capture | None = None
         self._frame: Frame | None = None
         self._seen: tuple[Any, Camera, Any] | None = None
         self.found: Found | None = None
-        self._kept: OrderedDict[int, Found] = OrderedDict()
-        self._player: threading.Thread | None = None
         self._status = server.gui.add_markdown("")
+        self._upload_controls()
         tabs = server.gui.add_tab_group()
         with tabs.add_tab("Result"):
             self._result_tab()
@@ -76,32 +69,36 @@ class CapturePage:
 
     # Building ------------------------------------------------------------------------------------
 
+    def _upload_controls(self) -> None:
+        gui = self._server.gui
+        upload = gui.add_upload_button(
+            "Open a depth map",
+            icon=viser.Icon.UPLOAD,
+            hint=f"At most {MAX_BYTES // 2**20} MB: {', '.join(SUFFIXES)}",
+        )
+        upload.on_upload(lambda event: self.take_upload(event.target.value))
+        assets = importlib.resources.files("jrecon.viewer") / "assets"
+        gui.add_html((assets / "drop.html").read_text("utf-8"))
+        known = self._camera is not None
+        with gui.add_folder("Its camera and unit", expand_by_default=not known):
+            own = "as at the start" if known else "fx,fy,cx,cy or d435, kinect2, ..."
+            self._camera_text = gui.add_text("camera", "", hint=f"If empty: {own}")
+            self._unit_text = gui.add_text("unit", "", hint="m, mm, tum; by the format if empty")
+
     def _result_tab(self) -> None:
         gui = self._server.gui
-        with gui.add_folder("Frames", visible=False) as self._frames:
-            self._index = gui.add_slider("frame", 0, 1, 1, 0)
-            self._play = gui.add_checkbox("play", False)
-            self._each = gui.add_checkbox("reconstruct each", False)
-        self._index.on_update(lambda event: self.worker.submit("frame", self._show_index))
-        self._each.on_update(by_hand(lambda _: self.worker.submit("frame", self._show_index)))
-        self._play.on_update(by_hand(lambda _: self._start()))
+        self.timeline = Timeline(self._server, self._subject, self.worker, self.show, self.say)
         again = gui.add_button("Reconstruct")
         again.on_click(by_hand(lambda _: self.worker.submit("find", self.reconstruct)))
         refine = gui.add_button("Refine again", hint="From where the sliders are")
         refine.on_click(by_hand(lambda _: self.worker.submit("refine", self.refine)))
         self._energy = gui.add_image(_BLANK, label="Energy", visible=False)
-        names = ("person.glb", "person.npz", "report.json", "report.html")
+        names = ("person.glb", "person.npz", "report.json", "report.html", "motion.glb")
         save = gui.add_dropdown("file", names)
         download = gui.add_button("Download")
         download.on_click(
             by_hand(lambda event: self.worker.submit("file", lambda: self._send(event, save.value)))
         )
-        with gui.add_folder("Another depth map"):
-            own = "as at the start" if self._camera else "fx,fy,cx,cy or d435, kinect2, ..."
-            self._camera_text = gui.add_text("camera", "", hint=f"If empty: {own}")
-            self._unit_text = gui.add_text("unit", "", hint="m, mm, tum; by the format if empty")
-            upload = gui.add_upload_button(f"Upload (at most {MAX_BYTES // 2**20} MB)")
-        upload.on_upload(lambda event: self.take_upload(event.target.value))
 
     def _show_tab(self) -> None:
         gui = self._server.gui
@@ -117,16 +114,10 @@ class CapturePage:
     # Frames --------------------------------------------------------------------------------------
 
     def open(self, capture: Capture) -> None:
-        """Show a capture, from its first frame on, and reconstruct that."""
-        self._capture = capture
-        self._kept.clear()
-        many = len(capture) > 1
-        self._frames.visible = many
-        if many:
-            self._index.max = len(capture) - 1
-        self._index.value = 0
-        self.show_frame(capture.read(0))
-        self.reconstruct()
+        """Show a capture. One frame is reconstructed; several are followed through."""
+        self.timeline.open(capture)
+        if len(capture) == 1:
+            self.reconstruct()
 
     def take_upload(self, file: viser.UploadedFile) -> None:
         """A file from the page: read, shown and reconstructed, or refused with a reason."""
@@ -137,20 +128,23 @@ class CapturePage:
                 check_camera(text)
             camera = text or (None if self._camera is None else str(self._camera))
             frame = read_upload(file.name, file.content, camera=camera, unit=unit or self._unit)
-            self._capture = None
-            self._frames.visible = False
-            self.show_frame(frame)
+            self.timeline.close()
+            self.show(frame)
             self.reconstruct()
 
         self.worker.submit("upload", job)
 
-    def show_frame(self, frame: Frame) -> None:
-        """A frame without a result yet."""
-        mask = np.zeros(frame.depth.shape, bool)
+    def show(self, frame: Frame, found: Found | None = None) -> None:
+        """A frame, and what was found in it."""
         self._frame, self.found = frame, None
-        self.stage.hide_model()
-        self._place(mask)
-        self.stage.show_camera(frame.camera)
+        with self._server.atomic():
+            self.stage.show_camera(frame.camera)
+            if found is not None:
+                self._take(found)
+                return
+            self.stage.hide_model()
+            self._energy.visible = False
+            self._place(np.zeros(frame.depth.shape, bool))
         known = frame.depth[frame.depth > 0]
         middle = float(np.median(known)) if known.size else 2.0
         self.stage.look_from(self._server, np.array([0.0, 0.0, middle]))
@@ -163,31 +157,6 @@ class CapturePage:
         self.stage.show_cloud(make_cloud(frame.depth, frame.camera, mask))
         self._picture.image = depth_picture(frame.depth, mask if mask.any() else None)
 
-    def _show_index(self) -> None:
-        if self._capture is None:
-            return
-        index = int(self._index.value)
-        self.show_frame(self._capture.read(index))
-        if index in self._kept:
-            self._take(self._kept[index])
-        elif self._each.value:
-            self.reconstruct()
-
-    def _start(self) -> None:
-        """Play, unless it plays already."""
-        if self._player is None or not self._player.is_alive():
-            self._player = threading.Thread(target=self._run, daemon=True, name="jrecon-play")
-            self._player.start()
-
-    def _run(self) -> None:
-        """Until the box is unchecked; no faster than frames can be shown."""
-        while self._play.value and self._capture is not None:
-            began = time.monotonic()
-            self._index.value = (int(self._index.value) + 1) % len(self._capture)
-            self.worker.wait()
-            step = 1 / (self._capture.fps or _FPS)
-            time.sleep(max(0.0, step - (time.monotonic() - began)))
-
     # Results -------------------------------------------------------------------------------------
 
     def reconstruct(self) -> None:
@@ -199,10 +168,7 @@ class CapturePage:
             "for a minute."
         )
         found = results.find(self._subject, self._frame)
-        if self._capture is not None:
-            self._kept[int(self._index.value)] = found
-            while len(self._kept) > _KEPT:
-                self._kept.popitem(last=False)
+        self.timeline.keep(found)
         self._take(found)
 
     def refine(self) -> None:
@@ -210,7 +176,9 @@ class CapturePage:
         if self.found is None:
             raise ValueError("Reconstruct first.")
         self.say("Refining; the first time this compiles for a minute.")
-        self._take(results.refine(self._subject, self.found, self.panel.edits.now))
+        found = results.refine(self._subject, self.found, self.panel.edits.now)
+        self.timeline.keep(found)
+        self._take(found)
 
     def _take(self, found: Found) -> None:
         self.found = found
@@ -242,7 +210,10 @@ class CapturePage:
     def _send(self, event: Any, name: str) -> None:
         if self.found is None:
             raise ValueError("Reconstruct first.")
-        content = results.files(self._subject, self.found, self.panel.edits.now)[name]
+        if name == "motion.glb":
+            content = self.timeline.motion()
+        else:
+            content = results.files(self._subject, self.found, self.panel.edits.now)[name]
         event.client.send_file_download(name, content, save_immediately=True)
 
 
@@ -262,7 +233,8 @@ def _verdict(found: Found) -> str:
         f"explained, outlines overlap {float(agreement.overlap):.0%}"
     )
     why = "".join(f"\n\n{reason}" for reason in found.verdict.reasons)
-    return f"**{_safe(found.frame.name)}: {found.verdict.word}**; {figures}{why}"
+    word = "lost" if found.lost else found.verdict.word
+    return f"**{_safe(found.frame.name)}: {word}**; {figures}{why}"
 
 
 def _safe(text: str) -> str:

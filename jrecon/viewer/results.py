@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,14 @@ from jrecon.measure import Tape, make_tape
 from jrecon.model.parametric import ParametricModel, Params, pose
 from jrecon.reconstructor import Reconstruction, Reconstructor
 from jrecon.report import Record, camera_record, parameters, summary, versions
+from jrecon.video import motion
 from jrecon.viewer.arrays import gaps
 from jrecon.viewer.html import html_report
 
 # Segments of an image that are tried until one is good.
 _TRIED = 3
+# Frames a second of a motion whose capture does not say.
+_FPS = 30.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,6 +55,8 @@ class Found:
     mask: Bool[np.ndarray, "h w"]
     result: Reconstruction
     verdict: Verdict
+    lost: bool = False
+    """Of a frame of a recording: nothing goes on from the frames before."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -159,3 +165,12 @@ def files(subject: Subject, found: Found, params: Params) -> dict[str, bytes]:
             "report.json": (json.dumps(told, indent=2, allow_nan=False) + "\n").encode(),
             "report.html": page.encode("utf-8", "replace"),
         }
+
+
+def motion_file(subject: Subject, found: Mapping[int, Params], fps: float | None) -> bytes:
+    """The animated model of frames that were followed, GLB; from the first of them to the last."""
+    params = motion(subject.full, found, range(min(found), max(found) + 1))
+    with tempfile.TemporaryDirectory(prefix="jrecon-") as folder:
+        path = Path(folder) / "motion.glb"
+        export_glb(path, subject.full, params, frame="camera", fps=fps or _FPS)
+        return path.read_bytes()
