@@ -297,6 +297,52 @@ def plot_lines(
     return np.asarray(canvas.resize((width, height), pil.Resampling.LANCZOS))
 
 
+def plot_intervals(
+    rows: Mapping[str, tuple[float, float, float, int]],
+    *,
+    x_label: str,
+    title: str = "",
+    reference: float | None = None,
+    limit: float | None = None,
+    width: int = 480,
+) -> Image:
+    """Means with their intervals, one row below the other, from zero on.
+
+    Args:
+      rows: name -> (low, mean, high, count of what the mean is of), drawn from top to bottom.
+      x_label: name and unit.
+      reference: a value that rows are compared with, drawn as a line through all of them.
+      limit: the axis reaches so far, so that several charts compare; else as far as the rows do.
+
+    Raises:
+      ValueError: there are no rows, or they are not finite.
+    """
+    values = np.array([row[:3] for row in rows.values()], np.float64).reshape(-1, 3)
+    if not len(values) or not np.isfinite(values).all():
+        raise ValueError(f"plot_intervals: got {len(values)} rows, need at least one, all finite.")
+    ticks = _ticks(0.0, limit or values.max())
+    top, step = (36 if title else 10), 24
+    height = top + step * len(rows) + 50
+    canvas = pil.new("RGB", (2 * width, 2 * height), "white")
+    pen = ImageDraw.Draw(canvas)
+    names = 2 * 12 + max(_font(24).getlength(name) for name in rows)
+    box = (names, 2 * top, 2 * (width - 70), 2 * (height - 50))
+    _draw_axes(pen, box, ticks, ())
+    place = lambda value: box[0] + value / ticks[-1] * (box[2] - box[0])
+    if title:
+        pen.text((width, 14), title, _INK, _font(30), anchor="ma")
+    pen.text(((box[0] + box[2]) / 2, 2 * height - 12), x_label, _INK, _font(26), anchor="ms")
+    if reference is not None:
+        pen.line((place(reference), box[1], place(reference), box[3]), PALETTE[1], 3)
+    for i, (name, (low, mean, high, count)) in enumerate(rows.items()):
+        y = box[1] + 2 * step * (i + 0.5)
+        pen.text((box[0] - 12, y), name, _INK, _font(24), anchor="rm")
+        pen.text((2 * width - 12, y), f"n = {count}", _GREY, _font(22), anchor="rm")
+        pen.line((place(low), y, place(high), y), PALETTE[0], 6)
+        pen.ellipse((place(mean) - 9, y - 9, place(mean) + 9, y + 9), PALETTE[0])
+    return np.asarray(canvas.resize((width, height), pil.Resampling.LANCZOS))
+
+
 def write_image(path: str | os.PathLike[str], image: Image, *, overwrite: bool = False) -> None:
     """Save an image; the suffix chooses the format (.png, .jpg).
 

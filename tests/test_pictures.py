@@ -12,6 +12,7 @@ from jrecon.pictures import (
     downsample,
     interpolate,
     look_at,
+    plot_intervals,
     plot_lines,
     shade,
     sheet,
@@ -180,3 +181,26 @@ def test_write_image_keeps_pixels_and_existing_files(rng, tmp_path):
     with pytest.raises(FileExistsError, match="--overwrite"):
         write_image(tmp_path / "a.png", image)
     write_image(tmp_path / "a.png", image, overwrite=True)
+
+
+def test_plot_intervals_draws_rows_on_one_scale():
+    def columns(image, color):
+        """Where a colour is, in the upper row and in the lower one."""
+        near = np.abs(image.astype(int) - color).max(axis=-1) < 60
+        return [np.flatnonzero(part.any(axis=0)) for part in (near[10:34], near[34:58])]
+
+    rows = {"near": (10.0, 20.0, 30.0, 7), "far": (60.0, 80.0, 100.0, 9)}
+    image = plot_intervals(rows, x_label="error, mm", reference=50.0, width=400)
+    upper, lower = columns(image, PALETTE[0])
+    # To scale, whatever the margins of the chart are.
+    assert np.ptp(lower) / np.ptp(upper) == pytest.approx(2.0, rel=0.1)
+    line = columns(image, PALETTE[1])[0]
+    assert line.mean() == pytest.approx((upper.mean() + lower.mean()) / 2, abs=3)
+    longer = plot_intervals(rows, x_label="error, mm", limit=200.0, width=400)
+    assert np.ptp(columns(longer, PALETTE[0])[1]) == pytest.approx(np.ptp(lower) / 2, rel=0.1)
+
+
+def test_plot_intervals_refuses_what_cannot_be_drawn():
+    for rows in ({}, {"a": (0.0, np.nan, 1.0, 3)}):
+        with pytest.raises(ValueError, match="all finite"):
+            plot_intervals(rows, x_label="mm")

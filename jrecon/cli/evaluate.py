@@ -15,8 +15,17 @@ from jrecon.cli.train import read_config
 
 if TYPE_CHECKING:
     from jrecon.model.parametric import ParametricModel
+    from jrecon.pictures import Image
     from jrecon.synth.example import Example
 
+# Conditions with a chart of their own: key of the report, title.
+_CHARTS = {
+    "parts_mm": "By part of the object",
+    "vertices_by_sensor_mm": "By sensor",
+    "vertices_by_distance_mm": "By distance",
+    "vertices_by_visible_mm": "By visible share of the object",
+    "vertices_by_off_front_mm": "By angle between the front and the camera",
+}
 # Examples made at once.
 _BATCH = 50
 _COLUMNS = 12
@@ -29,7 +38,7 @@ class Evaluate(Command):
     Errors are millimetres, means with 95 % intervals: over the surface, of joints, both also after
     rigid alignment; by part of the object, sensor, distance, visible share and side.
 
-    Example: jrecon evaluate --function mug.recon --count 500 --sheet mug.png
+    Example: jrecon evaluate --function mug.recon --count 500 --plot mug.png
     """
 
     function: str = "body"
@@ -53,6 +62,8 @@ class Evaluate(Command):
     """Draw depth, truth and prediction of the first examples: .png, .jpg."""
     drawn: int = 24
     """How many of them."""
+    plot: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Draw the errors by condition with their intervals: .png, .jpg."""
     overwrite: bool = False
     """Replace existing files."""
 
@@ -60,9 +71,10 @@ class Evaluate(Command):
         if self.out is not None:
             require_suffix(self.out, (".json",))
             require_free(self.out, self.overwrite)
-        if self.sheet is not None:
-            require_suffix(self.sheet, (".png", ".jpg", ".jpeg"))
-            require_free(self.sheet, self.overwrite)
+        for picture in (self.sheet, self.plot):
+            if picture is not None:
+                require_suffix(picture, (".png", ".jpg", ".jpeg"))
+                require_free(picture, self.overwrite)
         if self.count < 1:
             raise ValueError(f"count: got {self.count}, need at least 1.")
         from jrecon.cli.train import coarsest
@@ -83,7 +95,13 @@ class Evaluate(Command):
         }
         if self.sheet is not None:
             self._draw(function.model, examples, found.params, errors, sensors)
-            report["look_at"] = str(self.sheet)
+        if self.plot is not None:
+            from jrecon.pictures import write_image
+
+            write_image(self.plot, error_chart(report), overwrite=self.overwrite)
+        drawn = [str(path) for path in (self.sheet, self.plot) if path is not None]
+        if drawn:
+            report["look_at"] = drawn
         if self.out is not None:
             self.out.write_text(json.dumps(report, indent=1) + "\n")
             report["written"] = [str(self.out)]
@@ -143,6 +161,29 @@ class Evaluate(Command):
         texts = comparison_captions(examples, errors, sensors)
         drawn = sheet(images, columns=_COLUMNS, captions=texts)
         write_image(self.sheet, drawn, overwrite=self.overwrite)
+
+
+def error_chart(report: Mapping[str, Any]) -> Image:
+    """Errors by condition, a chart for each, all on one scale: means over the surface with 95 %
+    intervals; the vertical line is the mean of all examples."""
+    from jrecon.pictures import plot_intervals, sheet
+
+    groups = {title: report[key] for key, title in _CHARTS.items() if report.get(key)}
+    errors = ("all, aligned rigidly", "joints", "joints, aligned rigidly")
+    keys = ("vertices_aligned_mm", "joints_mm", "joints_aligned_mm")
+    whole = {"all": report["vertices_mm"]}
+    whole |= {name: report[key] for name, key in zip(errors, keys, strict=True)}
+    groups = {"All examples": whole, **groups}
+    limit = max(row["high"] for rows in groups.values() for row in rows.values())
+    charts = [
+        plot_intervals(
+            {name: (row["low"], row["mean"], row["high"], row["count"]) for name, row in each},
+            x_label="mean error, mm", title=title, reference=whole["all"]["mean"], limit=limit,
+        )
+        for title, each in ((title, rows.items()) for title, rows in groups.items())
+    ]  # fmt: skip
+    title = f"{report['class']}: {report['examples']} examples, means with 95 % intervals"
+    return sheet(charts, columns=2, title=title, gap=14)
 
 
 def _brief(report: Mapping[str, Any]) -> dict[str, Any]:

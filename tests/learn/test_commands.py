@@ -69,17 +69,26 @@ def test_train_and_evaluate_a_class_from_a_file(train, database, tmp_path, capsy
     assert "--overwrite" in error
 
     written, drawn = tmp_path / "report.json", tmp_path / "sheet.png"
+    plotted = tmp_path / "plot.png"
     main(["evaluate", "--function", str(out), "--data", str(database.path), "--count", "20",
-          "--out", str(written), "--sheet", str(drawn), "--drawn", "4", "--json"])  # fmt: skip
+          "--out", str(written), "--sheet", str(drawn), "--drawn", "4",
+          "--plot", str(plotted), "--json"])  # fmt: skip
     printed = json.loads(capsys.readouterr().out)
     stored = json.loads(written.read_text())
     assert stored["examples"] == 20
     assert stored["vertices_mm"] == printed["vertices_mm"]
     assert stored["vertices_mm"]["low"] <= stored["vertices_mm"]["mean"]
     assert stored["data"]["folder"] == str(database.path)
+    assert stored["look_at"] == [str(drawn), str(plotted)]
     # Three pictures of each, twelve beside each other, at the size of pictures.
     with Image.open(drawn) as image:
         assert image.width > 12 * 100 and image.height > 100
+    # Two charts beside each other.
+    with Image.open(plotted) as image:
+        assert image.width > 2 * 400 and image.height > 2 * 100
+    error = refused(capsys, "evaluate", "--function", out, "--plot", plotted)
+    assert "--overwrite" in error
+    assert "need .png" in refused(capsys, "evaluate", "--plot", tmp_path / "plot.pdf")
 
 
 def test_other_settings_are_refused_and_amended(train, tmp_path, capsys, model_file, database):
