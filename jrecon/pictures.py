@@ -325,7 +325,8 @@ def plot_intervals(
     height = top + step * len(rows) + 50
     canvas = pil.new("RGB", (2 * width, 2 * height), "white")
     pen = ImageDraw.Draw(canvas)
-    names = 2 * 12 + max(_font(24).getlength(name) for name in rows)
+    # Of one width where names are not long, so that charts above each other line up.
+    names = max(0.56 * width, 2 * 12 + max(_font(24).getlength(name) for name in rows))
     box = (names, 2 * top, 2 * (width - 70), 2 * (height - 50))
     _draw_axes(pen, box, ticks, ())
     place = lambda value: box[0] + value / ticks[-1] * (box[2] - box[0])

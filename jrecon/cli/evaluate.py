@@ -169,16 +169,16 @@ def error_chart(report: Mapping[str, Any]) -> Image:
     from jrecon.pictures import plot_intervals, sheet
 
     groups = {title: report[key] for key, title in _CHARTS.items() if report.get(key)}
-    errors = ("all, aligned rigidly", "joints", "joints, aligned rigidly")
+    errors = ("surface, aligned", "joints", "joints, aligned")
     keys = ("vertices_aligned_mm", "joints_mm", "joints_aligned_mm")
-    whole = {"all": report["vertices_mm"]}
+    whole = {"surface": report["vertices_mm"]}
     whole |= {name: report[key] for name, key in zip(errors, keys, strict=True)}
     groups = {"All examples": whole, **groups}
     limit = max(row["high"] for rows in groups.values() for row in rows.values())
     charts = [
         plot_intervals(
             {name: (row["low"], row["mean"], row["high"], row["count"]) for name, row in each},
-            x_label="mean error, mm", title=title, reference=whole["all"]["mean"], limit=limit,
+            x_label="mean error, mm", title=title, reference=whole["surface"]["mean"], limit=limit,
         )
         for title, each in ((title, rows.items()) for title, rows in groups.items())
     ]  # fmt: skip

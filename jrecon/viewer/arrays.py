@@ -24,6 +24,8 @@ COLORINGS = ("shaded", "residual", "uncertainty")
 UNSURE_M = 0.1
 CLAY, OUTLINE = (168, 176, 190), (220, 30, 60)
 OWN, OTHER = PALETTE[4], (150, 154, 162)
+# Diameter of a point, times the distance between neighbours; and its bounds.
+_SIZE, _SIZES_M = 0.7, (0.002, 0.006)
 # The picture by which a vertex is seen or hidden, pixels, and how far behind it counts as seen:
 # the surface slants within a pixel of it.
 _SIDE, _SLACK_M = 128, 0.03
@@ -36,6 +38,8 @@ class Cloud:
     points: Float[np.ndarray, "n 3"]
     own: Bool[np.ndarray, " n"]
     """Which of them are the object's."""
+    size_m: float
+    """Diameter at which they are dense and still let through what is behind them."""
 
 
 def make_cloud(
@@ -51,13 +55,17 @@ def make_cloud(
     known = np.asarray(depth) > 0
     own = np.flatnonzero(known & mask)
     other = np.flatnonzero(known & ~np.asarray(mask))
+    seen = own if len(own) else other
+    thinned = max(1.0, len(seen) / (most // 2 if len(own) else most)) ** 0.5
+    spacing = thinned * float(np.median(np.asarray(depth).ravel()[seen])) if len(seen) else 0.0
     own, other = _thin(own, most // 2), _thin(other, most - min(len(own), most // 2))
     pixels = np.concatenate([own, other])
     v, u = np.divmod(pixels, camera.width)
     z = np.asarray(depth, np.float32).ravel()[pixels]
     (fx, fy), (cx, cy) = np.asarray(camera.focal), np.asarray(camera.center)
     points = np.stack([(u - cx) / fx * z, (v - cy) / fy * z, z], axis=1)
-    return Cloud(points.astype(np.float32), np.arange(len(pixels)) < len(own))
+    size = float(np.clip(_SIZE * spacing / fx, *_SIZES_M))
+    return Cloud(points.astype(np.float32), np.arange(len(pixels)) < len(own), size)
 
 
 def _thin(pixels: Int[np.ndarray, " n"], most: int) -> Int[np.ndarray, " m"]:

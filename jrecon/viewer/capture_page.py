@@ -45,6 +45,7 @@ class CapturePage:
         self._frame: Frame | None = None
         self._seen: tuple[Any, Camera, Any] | None = None
         self.found: Found | None = None
+        self._aimed = False
         self._status = server.gui.add_markdown("")
         self._upload_controls()
         tabs = server.gui.add_tab_group()
@@ -90,12 +91,15 @@ class CapturePage:
         self.timeline = Timeline(self._server, self._subject, self.worker, self.show, self.say)
         again = gui.add_button("Reconstruct")
         again.on_click(by_hand(lambda _: self.worker.submit("find", self.reconstruct)))
-        refine = gui.add_button("Refine again", hint="From where the sliders are")
+        refine = gui.add_button("Refine again", color="gray", hint="From where the sliders are")
         refine.on_click(by_hand(lambda _: self.worker.submit("refine", self.refine)))
+        self._picture = gui.add_image(
+            _BLANK, label="Depth, yellow near; the object outlined", visible=False
+        )
         self._energy = gui.add_image(_BLANK, label="Energy", visible=False)
         names = ("person.glb", "person.npz", "report.json", "report.html", "motion.glb")
         save = gui.add_dropdown("file", names)
-        download = gui.add_button("Download")
+        download = gui.add_button("Download", color="gray")
         download.on_click(
             by_hand(lambda event: self.worker.submit("file", lambda: self._send(event, save.value)))
         )
@@ -103,18 +107,18 @@ class CapturePage:
     def _show_tab(self) -> None:
         gui = self._server.gui
         layer_panel(self._server, self.stage)
-        self._coloring = gui.add_dropdown("model in", COLORINGS, initial_value="residual")
+        self._coloring = gui.add_dropdown("model in", COLORINGS, initial_value="shaded")
         self._coloring.on_update(by_hand(lambda _: self.worker.submit("draw", self.redraw)))
         gui.add_markdown(
             "*residual*: red before the measured surface, blue behind it, 100 mm; "
             "*uncertainty*: standard deviation, 0 (dark) to 100 mm (yellow)."
         )
-        self._picture = gui.add_image(_BLANK, label="Depth, yellow near; the object outlined")
 
     # Frames --------------------------------------------------------------------------------------
 
     def open(self, capture: Capture) -> None:
         """Show a capture. One frame is reconstructed; several are followed through."""
+        self._aimed = False
         self.timeline.open(capture)
         if len(capture) == 1:
             self.reconstruct()
@@ -129,6 +133,7 @@ class CapturePage:
             camera = text or (None if self._camera is None else str(self._camera))
             frame = read_upload(file.name, file.content, camera=camera, unit=unit or self._unit)
             self.timeline.close()
+            self._aimed = False
             self.show(frame)
             self.reconstruct()
 
@@ -145,9 +150,6 @@ class CapturePage:
             self.stage.hide_model()
             self._energy.visible = False
             self._place(np.zeros(frame.depth.shape, bool))
-        known = frame.depth[frame.depth > 0]
-        middle = float(np.median(known)) if known.size else 2.0
-        self.stage.look_from(self._server, np.array([0.0, 0.0, middle]))
         self.say(f"**{_safe(frame.name)}**: " + "; ".join(map(_safe, frame.notes)))
 
     def _place(self, mask: np.ndarray) -> None:
@@ -156,6 +158,7 @@ class CapturePage:
         self._seen = jnp.asarray(frame.depth), frame.camera, jnp.asarray(mask)
         self.stage.show_cloud(make_cloud(frame.depth, frame.camera, mask))
         self._picture.image = depth_picture(frame.depth, mask if mask.any() else None)
+        self._picture.visible = True
 
     # Results -------------------------------------------------------------------------------------
 
@@ -182,6 +185,10 @@ class CapturePage:
 
     def _take(self, found: Found) -> None:
         self.found = found
+        if not self._aimed:
+            # Once for each capture: from then on it is for people to turn.
+            self.stage.look_at(np.asarray(found.result.vertices).mean(axis=0))
+            self._aimed = True
         self._place(found.mask)
         self.panel.begin(found.result.params)
         self.redraw()

@@ -24,7 +24,10 @@ LAYERS = {
     "skeleton": False,
     "camera": True,
 }
-_POINT_M = 0.004
+# Size of other points, times that of the object's.
+_OTHERS = 0.6
+# From what is looked at to who looks, metres.
+_ASIDE = np.array([1.35, -0.45, -1.25])
 # Of the surface while the skeleton inside it is shown.
 _SEE_THROUGH = 0.45
 _BONE, _FRUSTUM = (0, 60, 120), (60, 64, 72)
@@ -34,17 +37,23 @@ class Stage:
     """Draws arrays into the page. Each `show` replaces what the layer showed before."""
 
     def __init__(self, server: viser.ViserServer) -> None:
-        self._scene = server.scene
+        self._server, self._scene = server, server.scene
         self._scene.set_up_direction("-y")
         self._nodes: dict[str, Any] = {}
         self._shown = dict(LAYERS)
         self._surface: tuple[Any, Any, Any] | None = None
 
-    def look_from(self, server: viser.ViserServer, target: Float[np.ndarray, " 3"]) -> None:
-        """Where pages that are opened look from: beside the camera, at the target."""
-        away = float(np.linalg.norm(target))
-        server.initial_camera.position = tuple(away * np.array([0.6, -0.3, -0.2]))
-        server.initial_camera.look_at = tuple(np.asarray(target, float))
+    def look_at(self, target: Float[np.ndarray, " 3"], away: float = 1.0) -> None:
+        """All pages look at a point from beside the camera, and those that are opened later.
+
+        Args:
+          away: times the distance at which a person fills most of the height.
+        """
+        target = np.asarray(target, np.float64)
+        position = target + away * _ASIDE
+        views = [client.camera for client in self._server.get_clients().values()]
+        for view in (self._server.initial_camera, *views):
+            view.position, view.look_at = position, target
 
     def show_layer(self, layer: str, shown: bool) -> None:
         """Switch a layer of `LAYERS`."""
@@ -60,14 +69,15 @@ class Stage:
         for layer, chosen in (("points of the object", cloud.own), ("other points", ~cloud.own)):
             node = self._nodes.get(layer)
             points, tones = cloud.points[chosen], colors[chosen]
+            size = cloud.size_m * (1.0 if layer == "points of the object" else _OTHERS)
             if not len(points):
                 # Browsers refuse clouds without points.
                 self._remove(layer)
             elif node is not None:
-                node.points, node.colors = points, tones
+                node.points, node.colors, node.point_size = points, tones, size
             else:
                 self._nodes[layer] = self._scene.add_point_cloud(
-                    f"/{layer}", points, tones, point_size=_POINT_M, point_shape="circle",
+                    f"/{layer}", points, tones, point_size=size, point_shape="circle",
                     point_shading="flat", precision="float32", visible=self._shown[layer],
                 )  # fmt: skip
 

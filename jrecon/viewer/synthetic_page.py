@@ -44,7 +44,7 @@ class SyntheticPage:
             self.panel = ModelPanel(server, model, zeros(model), self._changed)
         with tabs.add_tab("Show"):
             layer_panel(server, self.stage)
-        self.stage.look_from(server, np.array([0.0, 0.0, self.shot.distance_m]))
+        self.stage.look_at(np.array([0.0, 0.0, self.shot.distance_m]), away=1.3)
         self._changed()
 
     def say(self, text: str) -> None:
@@ -97,7 +97,8 @@ class SyntheticPage:
         taken = take(self._model, self.panel.edits.now, shot)
         depth, mask = np.asarray(taken.depth), np.asarray(taken.mask)
         images = [depth_picture(one) for one in depth]
-        self._picture.image = images[0]
+        # Large enough for each of its pixels to be seen.
+        self._picture.image = images[0].repeat(2, axis=0).repeat(2, axis=1)
         camera = camera_of(shot)
         self.stage.show_cloud(make_cloud(depth[0], camera, mask))
         self.stage.show_camera(camera)

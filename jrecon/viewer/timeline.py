@@ -78,7 +78,7 @@ class Timeline:
         with gui.add_folder("Frames", visible=False) as self._folder:
             self._slider = gui.add_slider("frame", 0, 1, 1, 0)
             self._play = gui.add_checkbox("play", False)
-            self._button = gui.add_button(_FOLLOW)
+            self._button = gui.add_button(_FOLLOW, color="gray")
             self._bar = gui.add_progress_bar(0, visible=False, animated=True)
             self._progress = gui.add_markdown("", visible=False)
             self._chart = gui.add_image(_BLANK, label="Distance to the depth map", visible=False)

@@ -159,6 +159,34 @@ def test_synthetic_page_follows_its_sliders(server):
     assert "median error of 0.0 mm" in page.status
 
 
+@pytest.mark.browser
+def test_files_are_dropped_onto_the_page(server, browser, shown):
+    recon = shown[0]
+    page = CapturePage(server, results.Subject(recon, recon.model, None))
+    tab = browser.new_page()
+    tab.goto(address(server))
+    tab.get_by_text("or drop it anywhere on this page").wait_for()
+    tab.wait_for_function("window.jreconDrops")
+    drop = """(names) => {
+        const data = new DataTransfer();
+        for (const name of names) data.items.add(new File(["no depth"], name));
+        const settings = { dataTransfer: data, bubbles: true, cancelable: true };
+        const over = new DragEvent("dragover", settings);
+        const taken = new DragEvent("drop", settings);
+        document.querySelector("canvas").dispatchEvent(over);
+        document.querySelector("canvas").dispatchEvent(taken);
+        return over.defaultPrevented && taken.defaultPrevented;
+    }"""
+    # The browser must not leave the page to show the file itself; of several the first is taken.
+    for names in (["a.txt"], ["b.txt", "c.txt"], ["a.txt"]):
+        assert tab.evaluate(drop, names)
+        tab.get_by_text(f"{names[0]}: need a depth map").wait_for()
+        assert page.worker.wait(20)
+        page.say("")
+    assert tab.evaluate(drop, [])
+    tab.close()
+
+
 @pytest.mark.slow
 @pytest.mark.browser
 def test_a_capture_is_reconstructed_from_the_page(server, browser, shared_dir, tmp_path):
@@ -209,8 +237,29 @@ def test_a_capture_is_reconstructed_from_the_page(server, browser, shared_dir, t
     tab.get_by_role("button", name="undo").click()
     tab.wait_for_timeout(500)
     np.testing.assert_array_equal(page.panel.edits.now.shape, shape)
+    tab.get_by_role("button", name="redo").click()
+    tab.wait_for_timeout(500)
+    np.testing.assert_array_equal(page.panel.edits.now.shape, changed)
+    tab.get_by_role("button", name="reset").click()
+    tab.wait_for_timeout(500)
+    np.testing.assert_array_equal(page.panel.edits.now.shape, shape)
+    tab.get_by_role("button", name="redo").click()
 
     tab.get_by_role("tab", name="Result").click()
+    refined = page.found
+    drawn = tab.locator("img").last.get_attribute("src")
+    tab.get_by_role("button", name="Refine again").click()
+    tab.get_by_text("Refining; the first time").wait_for()
+    assert page.worker.wait(400)
+    assert page.found is not refined
+    history = np.asarray(page.found.result.fit.history)
+    assert np.isfinite(history).all()
+    tab.get_by_text("person.png: ").wait_for()
+    tab.wait_for_timeout(1000)
+    # The last picture is the chart of the energy.
+    assert tab.get_by_text("Energy").is_visible()
+    assert tab.locator("img").last.get_attribute("src") != drawn
+
     with tab.expect_download(timeout=120_000) as download:
         tab.get_by_role("button", name="Download").click()
     path = tmp_path / "person.glb"

@@ -12,6 +12,7 @@ viser = pytest.importorskip("viser", reason="needs the extra `view`")
 from jrecon.io.sequence import Frame  # noqa: E402
 from jrecon.video import Step, Surest  # noqa: E402
 from jrecon.viewer import timeline as module  # noqa: E402
+from jrecon.viewer.live import start_server  # noqa: E402
 from jrecon.viewer.results import Subject  # noqa: E402
 from jrecon.viewer.timeline import Timeline, distance_picture  # noqa: E402
 from jrecon.viewer.worker import Worker  # noqa: E402
@@ -54,7 +55,8 @@ class Page:
         monkeypatch.setattr(module, "find_surest", find_surest)
         monkeypatch.setattr(module, "follow", follow)
         self.worker = Worker(self.failures.append)
-        server: Any = viser.ViserServer(port=0, verbose=False)
+        server: Any = start_server(port=0)
+        self.address = f"http://{server.get_host()}:{server.get_port()}"
         subject = Subject(recon, recon.model, None)
         show = lambda frame, found: self.frames.append((frame.name, found))
         self.timeline = Timeline(server, subject, self.worker, show, lambda text: None)
@@ -130,6 +132,33 @@ def test_play_goes_round(page):
     page.timeline._play.value = False
     names = [name for name, _ in page.frames[before : before + COUNT]]
     assert names == [f"{number % COUNT}.png" for number in range(1, COUNT + 1)]
+
+
+@pytest.mark.browser
+def test_followed_played_and_stopped_in_a_browser(page, browser):
+    page.timeline.open(page.capture)
+    page.let(4)
+    tab = browser.new_page()
+    tab.goto(page.address)
+    tab.get_by_text("Followed through 4 of 12 frames").wait_for()
+    tab.get_by_role("button", name="Stop").click()
+    tab.wait_for_timeout(300)
+    page.let(1)
+    tab.get_by_role("button", name="Follow through all frames").wait_for()
+    row = tab.locator("label", has_text="play").locator("xpath=ancestor::div[2]")
+    row.locator("input").check()
+    page.until(lambda: len(page.frames) > 3 * COUNT)
+    row.locator("input").uncheck()
+    tab.wait_for_timeout(500)
+    count = len(page.frames)
+    tab.wait_for_timeout(500)
+    assert len(page.frames) == count
+    slider = tab.get_by_role("slider").first
+    slider.focus()
+    slider.press("Home")
+    page.until(lambda: page.frames[-1][0] == "0.png")
+    tab.get_by_text("Distance to the depth map").wait_for()
+    tab.close()
 
 
 def test_a_frame_that_cannot_be_read_ends_following(page, monkeypatch):
