@@ -21,8 +21,9 @@ from jrecon.viewer.upload import MAX_BYTES, check_size, safe_name
 LOOPBACK = "127.0.0.1"
 # What this machine is called from itself.
 _OWN_NAMES = ("localhost", "127.0.0.1", "[::1]")
-# Uploads of all pages that are under way at once.
-_AT_ONCE = 4
+# Uploads of all pages that are under way at once. They come in parts of half a megabyte, in one
+# message each; a connection that sends a longer message is closed while it arrives.
+_AT_ONCE, _PART_BYTES, _MESSAGE_BYTES = 4, 2**19, 2**21
 
 
 def start_server(host: str = LOOPBACK, port: int = 8080) -> viser.ViserServer:
@@ -31,7 +32,7 @@ def start_server(host: str = LOOPBACK, port: int = 8080) -> viser.ViserServer:
     Args:
       port: the first one that is tried; the next free one is taken.
     """
-    with _only_from(allowed_origins(host)):
+    with _guarded(allowed_origins(host)):
         server = viser.ViserServer(host=host, port=port, label="jrecon", verbose=False)
     # Sharing would make the page public through a server elsewhere.
     server.gui.configure_theme(control_width="large", show_logo=False, show_share_button=False)
@@ -60,8 +61,8 @@ def allowed_origins(host: str) -> list[re.Pattern[str] | None]:
 
 
 @contextlib.contextmanager
-def _only_from(origins: list[re.Pattern[str] | None]) -> Iterator[None]:
-    """Servers that are started meanwhile refuse connections from pages of other sites.
+def _guarded(origins: list[re.Pattern[str] | None]) -> Iterator[None]:
+    """Servers that are started meanwhile refuse pages of other sites, and long messages.
 
     The library under viser does this if it is told to, but viser has no setting for it, so what
     starts its server is wrapped while that happens.
@@ -71,7 +72,7 @@ def _only_from(origins: list[re.Pattern[str] | None]) -> Iterator[None]:
 
     def serve_them(*arguments: Any, **settings: Any) -> Any:
         told.append(True)
-        return serve(*arguments, origins=origins, **settings)
+        return serve(*arguments, **{**settings, "origins": origins, "max_size": _MESSAGE_BYTES})
 
     module.serve = serve_them
     try:
@@ -111,6 +112,9 @@ def limit_uploads(server: viser.ViserServer) -> None:
             check_size(message.filename, message.size_bytes)
         except ValueError as error:
             refuse(client_id, message, str(error))
+            return
+        if message.part_count > 1 + message.size_bytes // _PART_BYTES:
+            refuse(client_id, message, f"{safe_name(message.filename)}: in too many parts.")
             return
         if len(under_way) >= _AT_ONCE:
             refuse(client_id, message, f"{safe_name(message.filename)}: wait for the others.")

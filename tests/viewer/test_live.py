@@ -12,6 +12,8 @@ from PIL import Image
 viser = pytest.importorskip("viser", reason="needs the extra `view`")
 
 from viser import _messages  # noqa: E402
+from websockets.exceptions import ConnectionClosed, InvalidStatus  # noqa: E402
+from websockets.sync.client import connect  # noqa: E402
 from websockets.typing import Subprotocol  # noqa: E402
 
 from jrecon.viewer import results  # noqa: E402
@@ -66,15 +68,17 @@ def test_only_this_machine_is_listened_to(server):
     assert server.get_host() == "127.0.0.1"
 
 
-def joined(server, origin):
-    """Whether a page of that site is let in; if so, what it is told first."""
-    from websockets.exceptions import InvalidStatus
-    from websockets.sync.client import connect
+def connection(server, origin=None):
+    """As a page of that site, or a program, connects."""
+    protocol = Subprotocol(f"viser-v{viser.__version__}")
+    uri = address(server).replace("http", "ws")
+    return connect(uri, origin=origin, subprotocols=[protocol], max_size=None)
 
+
+def joined(server, origin):
+    """Whether it is let in; if so, what it is told first."""
     try:
-        protocol = Subprotocol(f"viser-v{viser.__version__}")
-        uri = address(server).replace("http", "ws")
-        with connect(uri, origin=origin, subprotocols=[protocol], max_size=None) as socket:
+        with connection(server, origin) as socket:
             return len(socket.recv(timeout=10)) > 0
     except InvalidStatus as refusal:
         assert refusal.response.status_code == 403
@@ -136,16 +140,36 @@ def test_uploads_are_limited(server):
         send(server, announce(button, size))
         assert under_way == {}
     # Announced small, but larger.
-    send(server, announce(button, 10, parts=3))
-    send(server, part(button, b"12345678"))
+    half = bytes(2**19)
+    send(server, announce(button, 2**19 + 10, parts=2))
+    send(server, part(button, half))
     assert len(under_way) == 1
-    send(server, part(button, b"12345678", index=1))
+    send(server, part(button, half, index=1))
     assert under_way == {}
-    send(server, part(button, b"12345678", index=2))
+    send(server, part(button, half, index=1))
     assert under_way == {}
     for count in range(50):
-        send(server, announce(button, 10, parts=2, transfer=str(count)))
+        send(server, announce(button, 2**20, parts=2, transfer=str(count)))
     assert len(under_way) <= 4
+
+
+def test_many_parts_of_nothing_are_refused(server):
+    button = server.gui.add_upload_button("file")
+    send(server, announce(button, 600_000, parts=2))
+    send(server, announce(button, 600_000, parts=3, transfer="u"))
+    assert list(server.gui._current_file_upload_states) == ["t"]
+
+
+def test_a_long_message_ends_the_connection_while_it_arrives(server):
+    with connection(server) as socket:
+        # The header of a frame of 40 MB, and a part of it: the server does not wait for the rest.
+        socket.socket.sendall(bytes([0x82, 0xFF]) + (40 * 2**20).to_bytes(8, "big") + bytes(1000))
+        with pytest.raises(ConnectionClosed) as closed:
+            while True:
+                socket.recv(timeout=10)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1009
+    assert joined(server, None)
 
 
 def test_synthetic_page_follows_its_sliders(server):
