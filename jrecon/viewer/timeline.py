@@ -29,7 +29,7 @@ from jrecon.viewer.panels import by_hand
 from jrecon.viewer.results import Found, Subject
 from jrecon.viewer.worker import Worker
 
-# Results of frames that are kept, the newest ones: about 150 kB each.
+# Results of frames that are kept, the newest ones: about 100 kB each.
 _KEPT = 2000
 # Frames per second of a capture that does not say.
 _FPS = 15.0
