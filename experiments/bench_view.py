@@ -5,7 +5,7 @@ of an update is from the change to the last array that is handed to the connecti
 own drawing comes on top and depends on its GPU. `cpu_median_ms` is the time of all threads of this
 process, which depends less on what else the machine does.
 
-    python experiments/bench_view.py --depth depth.png --camera d435
+    python experiments/bench_view.py --frames data/people_d435 --camera camera.json
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ from jrecon.viewer.synthetic_page import SyntheticPage
 
 RESULTS = Path(__file__).parent / "results" / "bench_view.json"
 UPDATES, WARM = 1000, 20
+# Frames of the sequence.
+FOLLOWED = 20
 TARGET_MS = 100
 
 
@@ -132,6 +134,25 @@ def capture(depth: Path, camera: str) -> dict[str, Any]:
     return found
 
 
+def sequence(folder: Path, camera: str) -> dict[str, Any]:
+    """The page of a sequence that was followed: its frames, one after the other, as play shows
+    them."""
+    server = start_server(port=8193)
+    page = CapturePage(server, results.load_subject())
+    found = open_capture(folder, camera=camera)
+    page.open(dataclasses.replace(found, files=found.files[:FOLLOWED], times_s=None))
+    page.worker.wait()
+    timeline = page.timeline
+
+    def step() -> None:
+        timeline.show((timeline.index + 1) % FOLLOWED)
+
+    with opened(f"http://127.0.0.1:{server.get_port()}") as heap_mb:
+        found = {"sequence_play": measure(lambda count: None, step, heap_mb)}
+    server.stop()
+    return found
+
+
 def synthetic() -> dict[str, Any]:
     """The page of synthesis: the azimuth, with one sensor and with all of them."""
     server = start_server(port=8191)
@@ -153,13 +174,15 @@ def synthetic() -> dict[str, Any]:
 def main() -> None:
     """Measure, print and keep."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--depth", type=Path, required=True)
+    parser.add_argument("--frames", type=Path, required=True)
     parser.add_argument("--camera", required=True)
     arguments = parser.parse_args()
     keep_compiled()
-    found = capture(arguments.depth, arguments.camera) | synthetic()
+    first = open_capture(arguments.frames).files[0]
+    found = capture(first, arguments.camera) | synthetic()
+    found |= sequence(arguments.frames, arguments.camera)
     record = {
-        **provenance("experiments/bench_view.py --depth depth.png --camera camera.json"),
+        **provenance("experiments/bench_view.py --frames FOLDER --camera camera.json"),
         "load_average": round(os.getloadavg()[0], 1),
         "target": f"an update within {TARGET_MS} ms; no growth over {UPDATES} updates",
         **found,

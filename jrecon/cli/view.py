@@ -26,13 +26,16 @@ class View(Command):
     """Look at a depth map, a folder of them, or at synthesis, in a page in the browser.
 
     The page shows the measured points, the model over them, its skeleton and the camera; the model
-    can be changed by sliders and fitted again. Needs the extra `view`: pip install 'jrecon[view]'.
+    can be changed by sliders and fitted again. The frames of a folder are followed through, and can
+    be played. Files can be dropped onto the page.
+
+    Needs the extra `view`: pip install 'jrecon[view]'.
 
     Example: jrecon view depth.png --camera d435
     """
 
     path: Annotated[Positional[Path | None], arg(metavar="PATH")] = None
-    """A depth map or a folder of them; see docs/inputs.md. Others are uploaded from the page."""
+    """A depth map or a folder of them; see docs/inputs.md. Others are opened from the page."""
     camera: Annotated[str | None, arg(metavar="CAMERA")] = None
     """File with intrinsics, `fx,fy,cx,cy`, or the name of a sensor (d435, kinect2, ...)."""
     unit: Annotated[str | None, arg(metavar="UNIT")] = None

@@ -104,7 +104,7 @@ class Timeline:
         self._folder.visible = many
         if many:
             self._slider.max = len(capture) - 1
-        self._move(0)
+        self.show(0)
         if many:
             self._worker.submit("follow", self.begin)
 
@@ -133,7 +133,7 @@ class Timeline:
 
     # Frames --------------------------------------------------------------------------------------
 
-    def _move(self, number: int, frame: Frame | None = None) -> None:
+    def show(self, number: int, frame: Frame | None = None) -> None:
         """Show a frame, which may have been read before, and what is known of it."""
         assert self._capture is not None
         frame, kept = frame or self._capture.read(number), self._kept.get(number)
@@ -156,7 +156,7 @@ class Timeline:
     def _look(self) -> None:
         """Where the slider was put by hand: from now on the page does not go on by itself."""
         self._watched = False
-        self._worker.submit("frame", lambda: self._capture and self._move(int(self._slider.value)))
+        self._worker.submit("frame", lambda: self._capture and self.show(int(self._slider.value)))
 
     def _start(self) -> None:
         """Play, unless it plays already."""
@@ -177,7 +177,7 @@ class Timeline:
     def _advance(self, shown: threading.Event) -> None:
         try:
             if self._capture is not None:
-                self._move((self.index + 1) % len(self._capture))
+                self.show((self.index + 1) % len(self._capture))
         finally:
             shown.set()
 
@@ -232,7 +232,7 @@ class Timeline:
             if not step.lost:
                 distances[number] = float(step.result.fit.agreement.residual_mm)
             if self._watched or number == self.index:
-                self._move(number, step.frame)
+                self.show(number, step.frame)
             done = len(distances) + lost
             self._bar.value = 100 * done / len(numbers)
             rate = done / max(time.monotonic() - began, 1e-3)

@@ -95,7 +95,7 @@ def test_frames_are_followed_from_the_surest(page, shown):
     assert page.timeline.progress.startswith("Followed through 12 of 12 frames, 1 lost")
     assert not page.timeline.following
     # What was kept is what was found, mask and all.
-    page.timeline._move(3)
+    page.timeline.show(3)
     _, found = page.frames[-1]
     np.testing.assert_array_equal(found.mask, shown[4])
     assert found.result is shown[1]
