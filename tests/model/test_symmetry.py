@@ -42,19 +42,18 @@ def test_opposite_joints_are_opposite(body):
 
 def test_a_mirrored_pose_is_the_mirror_image(body):
     """Of the surface, and as matrices as well as in axis angles."""
-    shape, turns, place = random_params(body)
-    turns = 0.3 * turns
+    shape, turns, place = map(jnp.asarray, random_params(body))
+    shape, turns = 0.3 * shape, 0.3 * turns
     opposite = symmetry.opposite_joints(body)
     other = symmetry.mirrored_pose(opposite, turns)
     posed = jax.jit(pose)
-    one = posed(body, Params(*map(jnp.asarray, (0.3 * shape, turns, place))))
-    two = posed(body, Params(jnp.asarray(0.3 * shape), jnp.asarray(other),
-                             symmetry.mirrored_points(place)))  # fmt: skip
+    one = posed(body, Params(shape, turns, place))
+    two = posed(body, Params(shape, other, symmetry.mirrored_points(place)))
     flipped = symmetry.mirrored_points(one.vertices)
     _, twins = KDTree(body.vertices).query(np.asarray(body.vertices) * [-1, 1, 1])
     np.testing.assert_allclose(flipped[twins], two.vertices, atol=2e-5)
     np.testing.assert_allclose(
-        symmetry.mirrored_rotations(opposite, rotation.exp(jnp.asarray(turns))),
+        symmetry.mirrored_rotations(opposite, rotation.exp(turns)),
         rotation.exp(other),
         atol=1e-6,
     )
