@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 from PIL import Image
@@ -43,7 +43,23 @@ def read_grey(
       ValueError: not such an image, of another size, too large, or damaged.
       OSError: the file cannot be opened.
     """
-    with open(path, "rb") as file, warnings.catch_warnings():
+    with open(path, "rb") as file:
+        try:
+            return decode_grey(file, kind=kind, size=size, said_by=said_by, format=format)
+        except ValueError as error:
+            raise ValueError(f"{os.fspath(path)}: {error}.") from error
+
+
+def decode_grey(
+    file: BinaryIO,
+    *,
+    kind: Literal["counts", "numbers", "mask"],
+    size: tuple[int, int] | None = None,
+    said_by: str = "",
+    format: Literal["PNG", "PPM", "TIFF"] = "PNG",
+) -> np.ndarray:
+    """As `read_grey`, of an open file; the message has no name and no full stop."""
+    with warnings.catch_warnings():
         # Pillow warns of large images, and of damaged ones that it then reads in part.
         warnings.simplefilter("error")
         try:
@@ -51,7 +67,7 @@ def read_grey(
                 _check_header(image, kind, size, said_by)
                 return np.array(image)
         except Exception as error:  # Decoders raise whatever they stumble over.
-            raise ValueError(f"{os.fspath(path)}: {_reason(error, format)}.") from error
+            raise ValueError(_reason(error, format)) from error
 
 
 def _check_header(

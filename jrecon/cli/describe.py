@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from jrecon.geometry.camera import Camera
     from jrecon.io.segment import Segmentation
 
-_DEPTH = (".png", ".pgm", ".tif", ".tiff", ".npy", ".ply", ".pcd", ".exr", ".bag")
+_DEPTH = (".png", ".pgm", ".tif", ".tiff", ".npy", ".ply", ".pcd", ".exr")
+_BAGS = (".bag", ".db3", ".mcap")
 # Width of a bar of the histogram, characters; and its steps, metres.
 _BAR, _STEPS = 40, (0.1, 0.25, 0.5, 1.0, 2.0)
 # Where nobody says the camera, one that sees 60 degrees, as many depth cameras do.
@@ -36,8 +37,8 @@ class Describe(Command):
     """
 
     source: Annotated[Positional[str], arg(metavar="FILE")]
-    """A depth map, a point cloud, a folder of them; `body`, a model file (.npz, .pkl, .glb, .gltf);
-    a function (.recon)."""
+    """A depth map, a point cloud, a folder of them, a ROS bag; `body`, a model file (.npz, .pkl,
+    .glb, .gltf); a function (.recon)."""
     camera: Annotated[str | None, arg(metavar="CAMERA")] = None
     """Of depth: file with intrinsics, `fx,fy,cx,cy`, or the name of a sensor."""
     unit: Annotated[str | None, arg(metavar="UNIT")] = None
@@ -49,7 +50,7 @@ class Describe(Command):
             from jrecon.learn.weights import load_regressor
 
             return load_regressor(path)[1]
-        if path.is_dir() or path.suffix.lower() in _DEPTH or _holds_depth(path):
+        if path.is_dir() or path.suffix.lower() in (*_DEPTH, *_BAGS) or _holds_depth(path):
             return describe_capture(path, self.camera, self.unit)
         from jrecon.model.formats import load_model
 
@@ -74,18 +75,18 @@ def describe_capture(path: Path, camera: str | None, unit: str | None) -> Report
     Raises:
       ValueError, OSError: it cannot be read; a unit that makes no sense is described, not refused.
     """
-    from jrecon.io.depth import SUFFIXES, UNITS, likely_units, read_counts, scale_counts
+    from jrecon.io.depth import UNITS, likely_units, scale_counts
     from jrecon.io.sequence import open_capture
 
     capture = open_capture(path, camera=camera, unit=unit)
-    first = capture.files[0]
-    report: dict[str, Any] = {"kind": capture.kind, "frames": len(capture), "first": first.name}
+    report: dict[str, Any] = {"kind": capture.kind, "frames": len(capture)}
+    report["first"] = capture.name(0)
     if capture.fps is not None:
         report["frames_per_second"] = round(capture.fps, 2)
-    if first.suffix.lower() not in SUFFIXES:
+    counts = capture.counts(0)
+    if counts is None:
         frame = capture.read(0)
         return report | {"notes": list(frame.notes)} | _scene(frame.depth, frame.camera)
-    counts = read_counts(first)
     report |= {"size": f"{counts.shape[1]} x {counts.shape[0]}", "numbers": counts.dtype.name}
     fits = {name: f"{middle:.3g} m" for name, middle in likely_units(counts).items()}
     report["median_in_units_that_make_sense"] = fits or "none: is this depth?"

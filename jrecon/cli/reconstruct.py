@@ -302,7 +302,7 @@ def read_one(file: Path, camera: str | None, unit: str | None) -> Frame:
     capture = open_capture(file, camera=camera, unit=unit)
     if len(capture) != 1:
         raise ValueError(
-            f"{file}: got {len(capture)} frames, need one depth map; name files, or pass the "
-            "folder to `jrecon track`."
+            f"{file}: got {len(capture)} frames, need one depth map; name files, or pass all "
+            "of them to `jrecon track`."
         )
     return capture.read(0)

@@ -43,7 +43,7 @@ class Track(Command):
     """
 
     folder: Annotated[Positional[Path], arg(metavar="FOLDER")]
-    """Depth maps in the order of their numbers, or a recording; see docs/inputs.md."""
+    """Depth maps in the order of their numbers, a recording or a ROS bag; see docs/inputs.md."""
     camera: Annotated[str | None, arg(metavar="CAMERA")] = None
     """File with intrinsics, `fx,fy,cx,cy`, or the name of a sensor; by default what is in the
     folder."""

@@ -35,7 +35,8 @@ class View(Command):
     """
 
     path: Annotated[Positional[Path | None], arg(metavar="PATH")] = None
-    """A depth map or a folder of them; see docs/inputs.md. Others are opened from the page."""
+    """A depth map, a folder of them or a ROS bag; see docs/inputs.md. Others are opened from the
+    page."""
     camera: Annotated[str | None, arg(metavar="CAMERA")] = None
     """File with intrinsics, `fx,fy,cx,cy`, or the name of a sensor (d435, kinect2, ...)."""
     unit: Annotated[str | None, arg(metavar="UNIT")] = None

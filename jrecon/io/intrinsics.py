@@ -105,6 +105,18 @@ def read_lens(source: str | os.PathLike[str], size: Size | None = None) -> Lens:
         raise ValueError(f"camera {text!r}: {error}") from error
 
 
+def lens_of_record(record: Mapping[str, Any], size: Size | None = None) -> Lens:
+    """As `read_lens`, of what a JSON file or a ROS message holds by name.
+
+    Raises:
+      ValueError: not a camera, or of another size.
+    """
+    try:
+        return _from_record(record, size)
+    except ValueError as error:
+        raise ValueError(f"camera: {error}") from error
+
+
 def _named(name: str, size: Size | None) -> Lens:
     modes = NAMED[name]
     (width, height), focal = modes[0]

@@ -6,7 +6,8 @@
 - a folder of numbered depth files, whose camera may lie beside them (`intrinsics.json`, ...);
 - TUM: a folder with `depth.txt` (time, file), 5000 counts per metre;
 - Stray Scanner: a folder with `depth/`, `confidence/` and `odometry.csv` or `camera_matrix.csv`;
-- Record3D: a folder with `depth/` (EXR) and `metadata.json`.
+- Record3D: a folder with `depth/` (EXR) and `metadata.json`;
+- ROS bags, RealSense's among them: a file, or a folder of the files of ROS 2 (`jrecon.io.bag`).
 
 Frames are read one by one, as they are asked for.
 """
@@ -26,8 +27,8 @@ from jaxtyping import Float
 
 from jrecon.geometry.camera import Camera, resize
 from jrecon.images import read_grey
-from jrecon.io import depth as depth_files, point_cloud
-from jrecon.io.intrinsics import read_lens
+from jrecon.io import bag as bags, depth as depth_files, point_cloud
+from jrecon.io.intrinsics import lens_of_record, read_lens
 from jrecon.io.lens import Lens, undistort
 from jrecon.io.record3d import Recording, read_metadata
 
@@ -68,9 +69,10 @@ class Capture:
     """Frames that have been found but not read. Iterate over it, or call `read`."""
 
     kind: str
-    """file, folder, tum, stray or record3d."""
+    """file, folder, tum, stray, record3d or bag."""
     path: Path
     files: tuple[Path, ...]
+    """One for each frame; of a bag none."""
     times_s: tuple[float, ...] | None
     unit: float | str | None
     camera: CameraSource
@@ -78,9 +80,10 @@ class Capture:
     """fx fy cx cy of each frame, at the size of the colour video (Stray Scanner, Record3D)."""
     video: tuple[int, int] | None = None
     """That size; None: by the principal point."""
+    bag: bags.Bag | None = None
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.files) if self.bag is None else len(self.bag)
 
     def __iter__(self) -> Iterator[Frame]:
         return (self.read(index) for index in range(len(self)))
@@ -93,6 +96,19 @@ class Capture:
         step = float(np.median(np.diff(self.times_s)))
         return 1 / step if step > 0 else None
 
+    def name(self, index: int) -> str:
+        """Of a frame: the name of its file, or a number in its bag."""
+        return self.files[index].name if self.bag is None else self.bag.name(index)
+
+    def counts(self, index: int = 0) -> np.ndarray | None:
+        """The numbers of a frame (h, w) as the file holds them; None of a point cloud. Errors as
+        `read`."""
+        if self.bag is not None:
+            return self.bag.counts(index)
+        file = self.files[index]
+        cloud = file.suffix.lower() in point_cloud.SUFFIXES
+        return None if cloud else depth_files.read_counts(file)
+
     def read(self, index: int = 0) -> Frame:
         """One frame.
 
@@ -101,8 +117,10 @@ class Capture:
             another size; the message names the file.
           OSError: the file cannot be opened.
         """
-        file = self.files[index]
         time = None if self.times_s is None else self.times_s[index]
+        if self.bag is not None:
+            return _read_bag(self, self.bag, index, time)
+        file = self.files[index]
         if file.suffix.lower() in point_cloud.SUFFIXES:
             return _read_cloud(file, time, self.unit, self.camera)
         image = depth_files.read_depth(file, unit=self.unit)
@@ -140,6 +158,10 @@ def open_capture(
     root = Path(path)
     if not root.exists():
         raise FileNotFoundError(f"{root}: no such file or folder.")
+    if bags.bag_files(root):
+        bag = bags.open_bag(root)
+        unit = bag.unit if unit is None else unit
+        return Capture("bag", root, (), bag.times_s, unit, camera, bag=bag)
     if not root.is_dir():
         if camera is None and root.suffix.lower() not in point_cloud.SUFFIXES:
             camera = _camera_beside(root.parent)
@@ -322,6 +344,21 @@ def _lens(camera: CameraSource, size: tuple[int, int], file: Path) -> Lens:
             f"{camera.height}; resize the camera or transpose the depth map."
         )
     return Lens(camera)
+
+
+def _read_bag(capture: Capture, bag: bags.Bag, index: int, time: float | None) -> Frame:
+    name = bag.name(index)
+    counts = bag.counts(index)
+    try:
+        image = depth_files.scale_counts(counts, capture.unit)
+        if capture.camera is None and bag.camera is not None:
+            lens = lens_of_record(bag.camera, image.size)
+        else:
+            lens = _lens(capture.camera, image.size, capture.path)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    notes = (*bag.notes, *image.notes, f"camera: {lens.note or 'as stated'}")
+    return Frame(undistort(image.depth, lens), lens.camera, name, time, notes)
 
 
 def _read_cloud(
