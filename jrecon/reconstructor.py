@@ -72,7 +72,11 @@ def load(source: str | os.PathLike[str] = "body", config: FitConfig | None = Non
     Raises:
       FileNotFoundError, ValueError: see `jrecon.learn.weights.load_regressor`.
     """
-    function, _ = load_regressor(source)
+    return make_reconstructor(load_regressor(source)[0], config)
+
+
+def make_reconstructor(function: Regressor, config: FitConfig | None = None) -> Reconstructor:
+    """A reconstructor of a function that is loaded already; its model is fitted coarser."""
     model = function.model
     enough = [name for name, count in model.levels if count >= _LEAST_VERTICES]
     model = at_level(model, enough[-1] if enough else model.levels[0][0])

@@ -28,11 +28,13 @@ class Stopwatch:
 
 
 def keep_compiled() -> None:
-    """Keep compiled programs on disk, unless the user has said where or that they are not: a
+    """Keep compiled programs on disk, where and from which size on the user has said, if he has: a
     minute the first time, seconds afterwards."""
     import jax
 
     if jax.config.values["jax_compilation_cache_dir"] is None:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(home / "jrecon" / "jax"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        # The hundred small programs around the large one are read faster than compiled, too.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

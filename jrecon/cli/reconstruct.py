@@ -157,11 +157,11 @@ class Reconstruct(Command):
     def _load(self) -> Setup:
         from jrecon.learn.weights import load_regressor
         from jrecon.measure import make_tape
-        from jrecon.reconstructor import load
+        from jrecon.reconstructor import make_reconstructor
 
-        full = load_regressor(self.function)[0].model
-        recon = load(self.function)
-        return Setup(recon, full, make_tape(recon.model))
+        function, _ = load_regressor(self.function)
+        recon = make_reconstructor(function)
+        return Setup(recon, function.model, make_tape(recon.model))
 
     def _one_file(
         self, file: Path, load: Callable[[], Setup], watch: Stopwatch

@@ -75,7 +75,7 @@ class Track(Command):
         keep_compiled()
         from jrecon.io.sequence import open_capture
         from jrecon.learn.weights import load_regressor
-        from jrecon.reconstructor import load
+        from jrecon.reconstructor import make_reconstructor
         from jrecon.video import motion
 
         watch, began = Stopwatch(), time.perf_counter()
@@ -85,7 +85,8 @@ class Track(Command):
             raise ValueError(
                 f"start, frames: {self.folder} has {len(capture)} frames, none from {self.start}."
             )
-        recon = load(self.function)
+        function, _ = load_regressor(self.function)
+        recon = make_reconstructor(function)
         records: dict[int, dict[str, Any]] = {}
         found: dict[int, Params] = {}
         images: dict[int, Any] = {}
@@ -104,9 +105,10 @@ class Track(Command):
             )
         steps = [record for _, record in sorted(records.items())]
         fps = self.fps or capture.fps or _FPS
-        full = load_regressor(self.function)[0].model
         pictures = [image for _, image in sorted(images.items())]
-        written = self._write(full, motion(full, found, sorted(records)), pictures, fps)
+        written = self._write(
+            function.model, motion(function.model, found, sorted(records)), pictures, fps
+        )
         report = {
             "written": [str(path) for path in written],
             "frames": len(steps),

@@ -72,10 +72,11 @@ class Drawn:
 def load_subject(function: str = "body") -> Subject:
     """Errors as `jrecon.reconstructor.load`."""
     from jrecon.learn.weights import load_regressor
-    from jrecon.reconstructor import load
+    from jrecon.reconstructor import make_reconstructor
 
-    recon = load(function)
-    return Subject(recon, load_regressor(function)[0].model, make_tape(recon.model))
+    loaded, _ = load_regressor(function)
+    recon = make_reconstructor(loaded)
+    return Subject(recon, loaded.model, make_tape(recon.model))
 
 
 def find(subject: Subject, frame: Frame) -> Found:
