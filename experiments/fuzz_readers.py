@@ -109,6 +109,31 @@ def listings(folder: Path) -> dict[str, tuple[bytes, str, Reader]]:
     }
 
 
+def bags(folder: Path) -> dict[str, tuple[bytes, str, Reader]]:
+    """ROS bags of each storage, with a camera; nothing where the extra `ros` is missing."""
+    try:
+        from tests.io.bags import Recorder
+    except ImportError:
+        return {}
+    kinds = {"bag.bag": ("", "bz2"), "bag.db3": ("sqlite3", None), "bag.mcap": ("mcap", "zstd")}
+    made = {}
+    for name, (storage, chunks) in kinds.items():
+        root = folder / f"of_{name}" if storage else folder / name
+        with Recorder(root, storage, chunks) as recorder:
+            recorder.camera("/depth/camera_info", (WIDTH, HEIGHT))
+            recorder.image("/depth/image", 1.0, DEPTH)
+            recorder.image("/depth/image", 1.1, DEPTH)
+        suffix = Path(name).suffix
+        file = next(root.glob(f"*{suffix}")) if root.is_dir() else root
+        made[name] = (file.read_bytes(), suffix, last_frame)
+    return made
+
+
+def last_frame(path: Path) -> Any:
+    capture = open_capture(path)
+    return capture.read(len(capture) - 1)
+
+
 def damage(rng: np.random.Generator, data: bytes, other: bytes) -> bytes:
     """One to four kinds of damage, one after the other."""
     raw = bytearray(data)
@@ -177,7 +202,7 @@ def main() -> None:
     made = provenance(f"experiments/fuzz_readers.py --seconds {args.seconds:g}")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        kinds = samples(folder) | listings(folder)
+        kinds = samples(folder) | listings(folder) | bags(folder)
         if unknown := set(args.only or ()) - set(kinds):
             parser.error(f"--only: got {sorted(unknown)}, need some of {' '.join(kinds)}")
         for seed, name in enumerate(kinds):

@@ -102,6 +102,8 @@ def open_bag(path: Path) -> Bag:
             times.append(time)
             if len(times) > MAX_FRAMES:
                 raise ValueError(f"got more than {MAX_FRAMES} frames; cut the recording")
+        if not times:
+            raise ValueError(f"topic {topic} is listed, but has no messages")
         notes = [f"topic {topic}" + (f", not {', '.join(others[:4])}" if others else "")]
         return Bag(
             path, topic, tuple(sorted(times)), _unit(messages), _camera(messages, topic),
