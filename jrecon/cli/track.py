@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import time
 from collections.abc import Iterator
@@ -66,7 +65,7 @@ class Track(Command):
     report: Annotated[Path | None, arg(metavar="FILE")] = None
     """Figures of every frame, .json."""
     preview: Annotated[Path | None, arg(metavar="FILE")] = None
-    """A moving picture of the model over the depth map, and from its side: .gif."""
+    """A moving picture of the model over the depth map, and from its side: .gif, .mp4."""
     overwrite: bool = False
     """Replace existing files."""
 
@@ -128,14 +127,18 @@ class Track(Command):
         return report
 
     def _check(self) -> None:
+        from jrecon.io.movie import SUFFIXES, require_encoder
+
         outputs = (
-            (self.out, ".glb"), (self.bvh, ".bvh"), (self.params, ".npz"),
-            (self.report, ".json"), (self.preview, ".gif"),
+            (self.out, (".glb",)), (self.bvh, (".bvh",)), (self.params, (".npz",)),
+            (self.report, (".json",)), (self.preview, SUFFIXES),
         )  # fmt: skip
-        for path, suffix in outputs:
+        for path, suffixes in outputs:
             if path is not None:
-                require_suffix(path, (suffix,))
+                require_suffix(path, suffixes)
                 require_free(path, self.overwrite)
+        if self.preview is not None:
+            require_encoder(self.preview.suffix.lower())
         if self.start < 0 or (self.frames is not None and self.frames < 1):
             raise ValueError(f"start, frames: got {self.start}, {self.frames}; need 0, 1 or more.")
         if self.fps is not None and not 0 < self.fps < 1e4:
@@ -147,6 +150,7 @@ class Track(Command):
         from jrecon.io.bvh import export_bvh
         from jrecon.io.export import export_glb
         from jrecon.io.files import write_whole
+        from jrecon.io.movie import encode_movie
         from jrecon.io.params import save_params
 
         force = self.overwrite
@@ -159,7 +163,8 @@ class Track(Command):
             save_params(self.params, model, motion, fps=fps, overwrite=force)
             written.append(self.params)
         if self.preview is not None:
-            write_whole(self.preview, encode_gif(images, fps), overwrite=force)
+            movie = encode_movie(images, fps, self.preview.suffix)
+            write_whole(self.preview, movie, overwrite=force)
             written.append(self.preview)
         return written
 
@@ -222,17 +227,3 @@ def _image(recon: Reconstructor, step: Step, around: np.ndarray) -> np.ndarray:
     seen = step.frame.depth, step.frame.camera, step.mask
     panels = views(recon, step.result, *seen, around=around)
     return np.concatenate([panels[1], panels[3]], axis=1)
-
-
-def encode_gif(images: list[Any], fps: float) -> bytes:
-    """An endless GIF of images (h, w, 3) of one size; its frames last 1/100 s or a multiple."""
-    from PIL import Image
-
-    frames = [Image.fromarray(image).quantize(128) for image in images]
-    buffer = io.BytesIO()
-    # Viewers slow down what is faster than 50 frames a second.
-    duration = max(20, 10 * round(100 / fps))
-    frames[0].save(
-        buffer, "GIF", save_all=True, append_images=frames[1:], duration=duration, loop=0
-    )
-    return buffer.getvalue()
