@@ -67,9 +67,9 @@ class EnergyConfig:
     """Area that counts as one independent measurement."""
     reach_m: float = 0.08
     """Pixels pair a measured point with what the model shows there up to this distance."""
-    width_m: float = 0.06
+    width_m: float = 0.04
     """Of the Geman-McClure function of surface pulls: farther points lose their weight."""
-    clear_sigma_m: float = 0.06
+    clear_sigma_m: float = 0.1
     clear_width_m: float = 0.1
     clear_margin: float = 2.0
     """How far before the measured surface the model may be, in its standard deviations."""
@@ -79,7 +79,7 @@ class EnergyConfig:
     """Standard deviation of a joint's rotation from the anchor's."""
     shape_std: float = 0.8
     """Standard deviation of shape coefficients from the anchor's."""
-    pose: float = 0.1
+    pose: float = 0.5
     """Weight of the pose prior's negative log density."""
     limits: float = 1.0
     shape: float = 0.5
@@ -315,6 +315,9 @@ def surface_pulls(
     metric = sideways[:, None, None] * jnp.eye(3)[None]
     metric += (1 - sideways)[:, None, None] * outer
     metric *= (slant / noise)[:, None, None]
+    # Where depth is not to be trusted, only what is across the ray counts.
+    blind = (1 - jnp.sqrt(view.firm))[:, None, None] * ray[:, :, None] * ray[:, None, :]
+    metric -= jnp.einsum("mab,mbc->mac", metric, blind, precision=HIGHEST)
     turn = view.rotation
     return Pulls(
         corners=corners,

@@ -24,6 +24,8 @@ from jrecon.synth.viewpoint import window
 HIGHEST = jax.lax.Precision.HIGHEST
 # The window around the object, as a share of its larger side: the model may reach beyond.
 _MARGIN = 0.25
+# Rise by more than this, in metres per metre across, makes a ramp; and this many times the noise.
+_RAMP, _NOISES = 3.0, 3.0
 # Rays without a return: the fit may put nothing before this depth, with less weight.
 _FAR_M = 50.0
 
@@ -54,6 +56,8 @@ class View:
     shares: Float[Array, " k"]
     """Surface, seen from the camera, that each point stands for, square metres; 0 for those that
     only fill the array up."""
+    firm: Float[Array, " k"]
+    """How much the depth of each point is to be trusted, 0 to 1: see `firmness`."""
     rotation: Float[Array, "3 3"]
     """From the frame of the parameters to that of the camera."""
     translation: Float[Array, " 3"]
@@ -106,18 +110,21 @@ def observe(
     points = (slopes * z[..., None]).reshape(-1, 3)[pixels]
     each = jnp.sum(own) / jnp.maximum(jnp.minimum(jnp.sum(own), samples), 1)
     footprint = points[:, 2] ** 2 / jnp.prod(part.focal)
+    noise = _roughness(z, own)
+    firm = firmness(z, part, noise)
     return View(
         camera=part,
         own=own,
         depth=z,
         # Outlines are known to a pixel: what is empty for all neighbours is empty.
         clear=_least_around(jnp.where(z > 0, z, _FAR_M)),
-        trust=_least_around(jnp.where(inside, jnp.where(z > 0, 1.0, hole_trust), 0.0)),
-        noise=_roughness(z, own),
+        trust=_least_around(jnp.where(inside, jnp.where(z > 0, firm, hole_trust), 0.0)),
+        noise=noise,
         nearest=nearest_own(own),
         points=points,
         pixels=pixels,
         shares=jnp.where(known, footprint * each, 0.0),
+        firm=firm.reshape(-1)[pixels],
         rotation=jnp.eye(3) if rotation is None else rotation,
         translation=jnp.zeros(3) if translation is None else translation,
     )
@@ -130,6 +137,27 @@ def _least_around(image: Float[Array, "n n"]) -> Float[Array, "n n"]:
         parts = [jax.lax.slice_in_dim(wide, i, i + len(image), axis=axis) for i in range(3)]
         image = functools.reduce(jnp.minimum, parts)
     return image
+
+
+def firmness(
+    depth: Float[Array, "n n"], camera: Camera, noise: Float[Array, ""]
+) -> Float[Array, "n n"]:
+    """Near 0 on the ramps by which a blurred edge leads from one surface to another, near 1
+    elsewhere.
+
+    On a ramp depth rises or falls on both sides of a pixel, steeper than surfaces that can be
+    measured do. At a sharp edge it is level on one side, and so it is at the foot of a ramp.
+    """
+    steep = jnp.zeros_like(depth)
+    for axis in (0, 1):
+        wide = jnp.pad(depth, [(1, 1) if axis == a else (0, 0) for a in (0, 1)])
+        before, after = (jax.lax.slice_in_dim(wide, i, i + len(depth), axis=axis) for i in (0, 2))
+        into, out = depth - before, after - depth
+        both = (before > 0) & (after > 0) & (into * out > 0)
+        steep = jnp.maximum(steep, jnp.where(both, jnp.minimum(jnp.abs(into), jnp.abs(out)), 0.0))
+    slope = steep * jnp.sqrt(jnp.prod(camera.focal)) / jnp.maximum(depth, 1e-3)
+    far = _NOISES * noise * jnp.sqrt(jnp.prod(camera.focal)) / jnp.maximum(depth, 1e-3)
+    return 1 / (1 + (slope / (_RAMP + far)) ** 4)
 
 
 def _roughness(depth: Float[Array, "n n"], own: Bool[Array, "n n"]) -> Float[Array, ""]:

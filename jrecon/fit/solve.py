@@ -33,8 +33,8 @@ from jrecon.fit.energy import (
     Quadratic,
     linearise,
 )
-from jrecon.fit.fitter import HIGHEST, Fitter, joint_points, move, point_jacobian, posed_points
-from jrecon.fit.observation import View, to_camera
+from jrecon.fit.fitter import Fitter, joint_points, move, point_jacobian, posed_points
+from jrecon.fit.observation import View
 from jrecon.fit.report import Agreement, agreement
 from jrecon.fit.search import search_limbs
 from jrecon.geometry import rotation
@@ -69,7 +69,7 @@ class FitConfig:
     """No joint turns farther in one step, and nothing moves farther than that in metres."""
     tolerance: float = 1e-3
     """A last step that lowers the energy by a smaller share than this is a converged fit's."""
-    doubt: float = 30.0
+    doubt: float = 20.0
     """How much less energy another start must end with than the prediction."""
     coarse: tuple[float, ...] = _static((6.0,) * 4)
     """Widening of the robust functions in each iteration before limbs are searched for."""
@@ -77,10 +77,10 @@ class FitConfig:
     """And after it."""
     sweeps: int = _static(2)
     """How often each limb is tried elsewhere, see `jrecon.fit.search`; 0: never."""
-    unsure_m: float = 0.15
+    unsure_m: float = 0.2
     """Predictions whose joints are expected to be farther off, on average, are not relied upon:
-    other starts are tried as well."""
-    starts: int = _static(4)
+    another start is tried as well."""
+    starts: int = _static(2)
     """How many then, at most: see `_starts`."""
 
 
@@ -183,7 +183,7 @@ def fit_one(
     schedule = schedule or schedule_of(config)
     enough = sum(jnp.sum(view.own) for view in views) >= LEAST_PIXELS
     run = functools.partial(_descend, fitter, config, schedule, views)
-    best, lane, history = _best_of(run, _starts(fitter, views, anchor), config, anchor)
+    best, lane, history = _best_of(run, _starts(fitter, anchor), config, anchor)
     params = _where(enough & lane.healthy, lane.params, anchor.params)
     status = jnp.where(lane.gain < config.tolerance, CONVERGED, AT_LIMIT)
     status = jnp.where(lane.healthy, status, DIVERGED)
@@ -322,41 +322,17 @@ def anchor_of(fitter: Fitter, params: Params, joint_std: Float[Array, "*batch j"
     return Anchor(params, joints, jnp.maximum(joint_std, 0.005), one, one)
 
 
-def _starts(fitter: Fitter, views: tuple[View, ...], anchor: Anchor) -> list[Anchor]:
-    """The anchor; itself turned round with sides exchanged, which is what a depth map of an upright
-    object may be confused with; the mean pose upright before the first camera, facing it and turned
-    away: most people stand, and most look at a camera."""
+def _starts(fitter: Fitter, anchor: Anchor) -> list[Anchor]:
+    """The anchor, and itself turned round with sides exchanged: what a depth map of an upright
+    object may be confused with."""
     about = jnp.zeros(3).at[1].set(jnp.pi)
-    prior = fitter.pose_prior
     turns = anchor.params.pose
     # All but the root: it is seen from where it was.
-    exchanged = mirrored_pose(prior.mirror, turns).at[0].set(rotation.compose(turns[0], about))
-    found = [anchor, _beside(fitter, anchor, dataclasses.replace(anchor.params, pose=exchanged))]
-    mean = jnp.zeros_like(turns)
-    if prior.joints:
-        usual = jnp.einsum("k,kd->d", prior.shares, prior.means, precision=HIGHEST)
-        mean = mean.at[np.array(prior.joints)].set(usual.reshape(-1, 3))
-    view = views[0]
-    facing = jnp.matmul(view.rotation.T, jnp.diag(jnp.array([1.0, -1.0, -1.0])))
-    known = (view.shares > 0)[:, None]
-    some = jnp.maximum(jnp.sum(known), 1)
-    middle = jnp.sum(jnp.where(known, view.points, 0.0), axis=0) / some
-    top = jnp.min(jnp.where(known, view.points, jnp.inf), axis=0)[1]
-    for first in (rotation.log(facing), rotation.compose(rotation.log(facing), about)):
-        params = Params(jnp.zeros_like(anchor.params.shape), mean.at[0].set(first), jnp.zeros(3))
-        points = to_camera(view, posed_points(fitter, params))
-        # Its top at the top of what is seen: what is cut off is mostly at the bottom.
-        shift = middle - jnp.mean(points, axis=0)
-        shift = shift.at[1].set(jnp.where(jnp.isfinite(top), top, 0.0) - jnp.min(points[:, 1]))
-        moved = dataclasses.replace(params, translation=jnp.matmul(view.rotation.T, shift))
-        found.append(_beside(fitter, anchor, moved))
-    return found
-
-
-def _beside(fitter: Fitter, anchor: Anchor, params: Params) -> Anchor:
-    """Another anchor, as sure as the one that there is."""
+    exchanged = mirrored_pose(fitter.pose_prior.mirror, turns)
+    exchanged = exchanged.at[0].set(rotation.compose(turns[0], about))
+    params = dataclasses.replace(anchor.params, pose=exchanged)
     joints = posed_points(fitter, params)[joint_points(fitter)]
-    return dataclasses.replace(anchor, params=params, joints=joints)
+    return [anchor, dataclasses.replace(anchor, params=params, joints=joints)]
 
 
 def deviations(

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from scipy.ndimage import distance_transform_edt
 
-from jrecon.fit.observation import evenly, from_camera, nearest_own, observe, to_camera
+from jrecon.fit.observation import (
+    evenly,
+    firmness,
+    from_camera,
+    nearest_own,
+    observe,
+    to_camera,
+)
 from jrecon.geometry.camera import make_camera, project
 
 CAMERA = make_camera(80.0, 82.0, 40.0, 29.0, 80, 60)
@@ -58,7 +65,8 @@ def test_empty_space_is_known_to_a_pixel_and_less_where_nothing_came_back():
     view = observe(depth, CAMERA, mask, size=48)
     own, clear = np.asarray(view.own), np.asarray(view.clear)
     assert (clear[own] < 2.2).all()
-    assert set(np.unique(view.trust).round(3)) <= {0.0, 0.1, 1.0}
+    trust = np.asarray(view.trust).round(3)
+    assert set(np.unique(trust)) <= {0.0, 0.1, 1.0}
     far = (clear > 3.9) & (clear < 4.1)
     assert far.any() and (np.asarray(view.trust)[far] > 0).all()
 
@@ -68,6 +76,22 @@ def test_noise_is_measured_where_there_is_some():
     assert observe(depth, CAMERA, mask).noise < 1e-3
     noisy = depth + 0.02 * jax.random.normal(jax.random.key(0), depth.shape)
     assert observe(noisy, CAMERA, mask, size=30).noise == pytest.approx(0.02, rel=0.35)
+
+
+def test_ramps_between_surfaces_are_not_firm_and_sharp_edges_are():
+    depth = np.full((24, 24), 3.0, np.float32)
+    depth[:, 12:] = 2.0
+    sharp = np.asarray(firmness(jnp.asarray(depth), CAMERA, jnp.asarray(0.0)))
+    np.testing.assert_allclose(sharp, 1.0, atol=1e-6)
+    depth[:, 10:14] = np.linspace(2.8, 2.2, 4, dtype=np.float32)
+    blurred = np.asarray(firmness(jnp.asarray(depth), CAMERA, jnp.asarray(0.0)))
+    assert (blurred[:, 10:14] < 0.1).all() and (blurred[:, :9] > 0.99).all()
+    # A surface that is seen at 45 degrees is no ramp; nor is noise, once it is known.
+    slanted = 2.0 + np.arange(24.0) / 40 * np.ones((24, 1))
+    assert (np.asarray(firmness(jnp.asarray(slanted), CAMERA, jnp.asarray(0.0))) > 0.9).all()
+    noise = 0.05 * np.random.default_rng(0).standard_normal(depth.shape)
+    rough = np.asarray(firmness(jnp.asarray(2.0 + noise), CAMERA, jnp.asarray(0.05)))
+    assert np.median(rough) > 0.95
 
 
 def test_an_empty_or_broken_image_wants_nothing():
