@@ -79,7 +79,7 @@ def judge(recon: Reconstructor, mesh: Any, images: Any) -> tuple[list[dict[str, 
     found = reconstruct(recon, depth, CAMERA, mask)
     before = jax.jit(pose)(recon.model, found.prediction.params).vertices
     faces = np.asarray(recon.model.faces)
-    all_over, _ = trimesh.sample.sample_surface(mesh, POINTS, seed=0)
+    all_over = trimesh.sample.sample_surface(mesh, POINTS, seed=0)[0]
     rows = []
     for side in range(len(images)):
         seen = seen_points(depth[side], mask[side])
