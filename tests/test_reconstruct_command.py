@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageSequence
 
 import jrecon.candidates
-import jrecon.reconstructor
+import jrecon.video
 from jrecon.cli import main
 from jrecon.fit.report import Agreement
 from jrecon.fit.solve import CONVERGED, FitResult
@@ -234,7 +234,7 @@ def video(tmp_path, picture, monkeypatch):
         state = dataclasses.replace(state, lost=jnp.asarray(int(number == 3)))
         return state, dataclasses.replace(result, params=params)
 
-    monkeypatch.setattr(jrecon.reconstructor, "track", track)
+    monkeypatch.setattr(jrecon.video, "track", track)
     return tmp_path, order
 
 
