@@ -8,6 +8,10 @@ then refuses.
 import os
 import pathlib
 
+# Read by JAX when it is imported, and heeded by `jrecon.cli.compiled.keep_compiled`, which would
+# keep every small program: with a size limit each one that is kept looks at all that are there.
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+
 import filelock
 import jax
 import numpy as np
@@ -28,7 +32,6 @@ jax.config.update(
     "jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(CACHE)
 )
 jax.config.update("jax_compilation_cache_max_size", 2**30)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def remove_halves(folder: pathlib.Path) -> None:

@@ -73,7 +73,7 @@ class EnergyConfig:
     clear_width_m: float = 0.1
     clear_margin: float = 2.0
     """How far before the measured surface the model may be, in its standard deviations."""
-    joints: float = 0.1
+    joints: float = 0.3
     """Weight of the anchor's joints; its deviations count as standard deviations."""
     turn_rad: float = 2.0
     """Standard deviation of a joint's rotation from the anchor's."""
@@ -299,10 +299,11 @@ def surface_pulls(
     reach = config.reach_m * widening
     ray = normalize(view.points)
     facing = -jnp.sum(normal * ray, axis=-1)
-    gap = jnp.abs(jnp.sum((view.points - shown) * normal, axis=-1))
+    # Where depth is not to be trusted, what is seen at the pixel is the partner at any depth.
+    gap = jnp.abs(jnp.sum((view.points - shown) * normal, axis=-1)) * jnp.sqrt(view.firm)
     paired = (face >= 0) & (gap < reach) & (facing > 0.1)
 
-    near = _nearest_facing(view.points, vertices, normals)
+    near = _nearest_facing(view, ray, vertices, normals)
     corners = jnp.where(paired[:, None], corners, near[:, None])
     mix = jnp.where(paired[:, None], mix, jnp.array([[1.0, 0.0, 0.0]]))
     normal = jnp.where(paired[:, None], normal, normals[near])
@@ -336,13 +337,19 @@ def _deviation(config: EnergyConfig, view: View, depth: Float[Array, " n"]) -> F
 
 
 def _nearest_facing(
-    targets: Float[Array, "k 3"], vertices: Float[Array, "v 3"], normals: Float[Array, "v 3"]
+    view: View,
+    rays: Float[Array, "k 3"],
+    vertices: Float[Array, "v 3"],
+    normals: Float[Array, "v 3"],
 ) -> Int[Array, " k"]:
-    """For each target the nearest vertex that faces the camera."""
+    """For each point of a view the nearest vertex that faces the camera; along its ray distances
+    count as far as its depth is to be trusted."""
     away = jnp.sum(normals * vertices, axis=-1) > 0
     cost = jnp.sum(vertices**2, axis=-1) + jnp.where(away, 100.0, 0.0)
-    product = jnp.matmul(targets, vertices.T, precision=HIGHEST)
-    return jnp.argmin(cost[None] - 2 * product, axis=1)
+    product = jnp.matmul(view.points, vertices.T, precision=HIGHEST)
+    along = jnp.matmul(rays, vertices.T, precision=HIGHEST)
+    along = (along - jnp.sum(rays * view.points, axis=-1)[:, None]) ** 2
+    return jnp.argmin(cost[None] - 2 * product - (1 - view.firm)[:, None] * along, axis=1)
 
 
 def clear_pulls(

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jrecon.fit.sharpen import sharpen
 from jrecon.geometry.camera import Camera
 from jrecon.synth.viewpoint import window
 
@@ -28,6 +29,10 @@ _MARGIN = 0.25
 _RAMP, _NOISES = 3.0, 3.0
 # Rays without a return: the fit may put nothing before this depth, with less weight.
 _FAR_M = 50.0
+# Depth that was blurred is trusted half if it may be off by so much, metres.
+_SURE_M = 0.02
+# Ramps are followed over so many pixels, at most.
+_WIDEST_RAMP = 4
 
 
 @jax.tree_util.register_dataclass
@@ -38,7 +43,7 @@ class View:
     camera: Camera
     """Of a window around the object, n x n pixels."""
     depth: Float[Array, "n n"]
-    """Of the whole scene, metres; 0 = no return, or out of the image."""
+    """Of the whole scene, metres; 0 = no return, or out of the image. The object's is sharpened."""
     own: Bool[Array, "n n"]
     """Pixels of the object that have a depth."""
     clear: Float[Array, "n n"]
@@ -57,7 +62,8 @@ class View:
     """Surface, seen from the camera, that each point stands for, square metres; 0 for those that
     only fill the array up."""
     firm: Float[Array, " k"]
-    """How much the depth of each point is to be trusted, 0 to 1: see `firmness`."""
+    """How much the depth of each point is to be trusted, 0 to 1: see `firmness` and
+    `jrecon.fit.sharpen`."""
     rotation: Float[Array, "3 3"]
     """From the frame of the parameters to that of the camera."""
     translation: Float[Array, " 3"]
@@ -106,18 +112,25 @@ def observe(
         ],
         axis=-1,
     )
+    sharp = sharpen(z, own)
+    z = sharp.depth
     pixels, known = evenly(own.reshape(-1), samples)
     points = (slopes * z[..., None]).reshape(-1, 3)[pixels]
     each = jnp.sum(own) / jnp.maximum(jnp.minimum(jnp.sum(own), samples), 1)
     footprint = points[:, 2] ** 2 / jnp.prod(part.focal)
-    noise = _roughness(z, own)
-    firm = firmness(z, part, noise)
+    noise = _roughness(z, own & (sharp.doubt < _SURE_M))
+    # A blur that is undone leaves doubt; ramps of single pixels are what else there is.
+    ramps = jnp.where(sharp.blur > 0, 1.0, firmness(z, part, noise))
+    firm = ramps / (1 + (sharp.doubt / _SURE_M) ** 2)
+    # Outlines are known to a pixel: what is empty for all neighbours is empty. Blur widens them.
+    clear = _least_around(jnp.where(z > 0, z, _FAR_M))
+    for pixels_wide in range(_WIDEST_RAMP):
+        clear = jnp.where(1.5 * sharp.blur > pixels_wide, _least_around(clear), clear)
     return View(
         camera=part,
         own=own,
         depth=z,
-        # Outlines are known to a pixel: what is empty for all neighbours is empty.
-        clear=_least_around(jnp.where(z > 0, z, _FAR_M)),
+        clear=clear,
         trust=_least_around(jnp.where(inside, jnp.where(z > 0, firm, hole_trust), 0.0)),
         noise=noise,
         nearest=nearest_own(own),
@@ -153,7 +166,9 @@ def firmness(
         wide = jnp.pad(depth, [(1, 1) if axis == a else (0, 0) for a in (0, 1)])
         before, after = (jax.lax.slice_in_dim(wide, i, i + len(depth), axis=axis) for i in (0, 2))
         into, out = depth - before, after - depth
-        both = (before > 0) & (after > 0) & (into * out > 0)
+        # Where a ramp ends in nothing, its last pixel is steep on the one side that there is.
+        into, out = jnp.where(before > 0, into, out), jnp.where(after > 0, out, into)
+        both = ((before > 0) | (after > 0)) & (depth > 0) & (into * out > 0)
         steep = jnp.maximum(steep, jnp.where(both, jnp.minimum(jnp.abs(into), jnp.abs(out)), 0.0))
     slope = steep * jnp.sqrt(jnp.prod(camera.focal)) / jnp.maximum(depth, 1e-3)
     far = _NOISES * noise * jnp.sqrt(jnp.prod(camera.focal)) / jnp.maximum(depth, 1e-3)
