@@ -11,12 +11,14 @@ from jrecon.fit.observation import (
     firmness,
     from_camera,
     nearest_own,
-    observe,
+    observe as observe_,
     to_camera,
 )
 from jrecon.geometry.camera import make_camera, project
 
 CAMERA = make_camera(80.0, 82.0, 40.0, 29.0, 80, 60)
+# Compiled as a whole: a hundred small programs otherwise.
+observe = jax.jit(observe_, static_argnames=("size", "samples"))
 
 
 def scene():

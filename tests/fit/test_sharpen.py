@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from jrecon.fit.sharpen import blur_of, sharpen
+from jrecon.fit import sharpen as module
 
+blur_of, sharpen = jax.jit(module.blur_of), jax.jit(module.sharpen)
 NEAR, FAR = 2.5, 4.0
 
 
@@ -73,7 +74,7 @@ def test_nothing_and_batches():
     assert empty.blur == 0 and not empty.depth.any() and not empty.doubt.any()
     scenes = [scene(sigma) for sigma in (0.0, 1.3)]
     depth, own = (jnp.asarray(np.stack([one[i] for one in scenes])) for i in (0, 1))
-    together = jax.jit(jax.vmap(sharpen))(depth, own)
+    together = jax.jit(jax.vmap(module.sharpen))(depth, own)
     for i in range(2):
         alone = sharpen(depth[i], own[i])
         for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
