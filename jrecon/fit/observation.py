@@ -43,7 +43,7 @@ class View:
     camera: Camera
     """Of a window around the object, n x n pixels."""
     depth: Float[Array, "n n"]
-    """Of the whole scene, metres; 0 = no return, or out of the image. The object's is sharpened."""
+    """Of the whole scene, metres; 0 = no return, or out of the image."""
     own: Bool[Array, "n n"]
     """Pixels of the object that have a depth."""
     clear: Float[Array, "n n"]
@@ -113,15 +113,17 @@ def observe(
         axis=-1,
     )
     sharp = sharpen(z, own)
-    z = sharp.depth
+    # Depth stays as measured, since real blur is not quite the Gaussian that is undone; where it would
+    # be corrected, or the correction is unsure, it counts for less.
+    doubt = sharp.doubt + jnp.abs(sharp.depth - z)
     pixels, known = evenly(own.reshape(-1), samples)
     points = (slopes * z[..., None]).reshape(-1, 3)[pixels]
     each = jnp.sum(own) / jnp.maximum(jnp.minimum(jnp.sum(own), samples), 1)
     footprint = points[:, 2] ** 2 / jnp.prod(part.focal)
-    noise = _roughness(z, own & (sharp.doubt < _SURE_M))
-    # A blur that is undone leaves doubt; ramps of single pixels are what else there is.
+    noise = _roughness(z, own & (doubt < _SURE_M))
+    # Where nothing is blurred, ramps of single pixels are what else there is.
     ramps = jnp.where(sharp.blur > 0, 1.0, firmness(z, part, noise))
-    firm = ramps / (1 + (sharp.doubt / _SURE_M) ** 2)
+    firm = ramps / (1 + (doubt / _SURE_M) ** 2)
     # Outlines are known to a pixel: what is empty for all neighbours is empty. Blur widens them.
     clear = _least_around(jnp.where(z > 0, z, _FAR_M))
     for pixels_wide in range(_WIDEST_RAMP):
