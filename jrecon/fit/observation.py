@@ -113,8 +113,8 @@ def observe(
         axis=-1,
     )
     sharp = sharpen(z, own)
-    # Depth stays as measured, since real blur is not quite the Gaussian that is undone; where it would
-    # be corrected, or the correction is unsure, it counts for less.
+    # Depth stays as measured, since real blur is not quite the Gaussian that is undone; where it
+    # would be corrected, or the correction is unsure, it counts for less.
     doubt = sharp.doubt + jnp.abs(sharp.depth - z)
     pixels, known = evenly(own.reshape(-1), samples)
     points = (slopes * z[..., None]).reshape(-1, 3)[pixels]
