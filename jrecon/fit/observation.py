@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jrecon.fit.sharpen import sharpen
+from jrecon.fit.blur import measure_blur
 from jrecon.geometry.camera import Camera
 from jrecon.synth.viewpoint import window
 
@@ -29,7 +29,7 @@ _MARGIN = 0.25
 _RAMP, _NOISES = 3.0, 3.0
 # Rays without a return: the fit may put nothing before this depth, with less weight.
 _FAR_M = 50.0
-# Depth that was blurred is trusted half if it may be off by so much, metres.
+# Depth that blur may have put off by so much, metres, is trusted half.
 _SURE_M = 0.02
 # Ramps are followed over so many pixels, at most.
 _WIDEST_RAMP = 4
@@ -63,7 +63,7 @@ class View:
     only fill the array up."""
     firm: Float[Array, " k"]
     """How much the depth of each point is to be trusted, 0 to 1: see `firmness` and
-    `jrecon.fit.sharpen`."""
+    `jrecon.fit.blur`."""
     rotation: Float[Array, "3 3"]
     """From the frame of the parameters to that of the camera."""
     translation: Float[Array, " 3"]
@@ -112,27 +112,21 @@ def observe(
         ],
         axis=-1,
     )
-    sharp = sharpen(z, own)
-    # Depth stays as measured, since real blur is not quite the Gaussian that is undone; where it
-    # would be corrected, or the correction is unsure, it counts for less.
-    doubt = sharp.doubt + jnp.abs(sharp.depth - z)
+    blur = measure_blur(z, own)
     pixels, known = evenly(own.reshape(-1), samples)
     points = (slopes * z[..., None]).reshape(-1, 3)[pixels]
     each = jnp.sum(own) / jnp.maximum(jnp.minimum(jnp.sum(own), samples), 1)
     footprint = points[:, 2] ** 2 / jnp.prod(part.focal)
-    noise = _roughness(z, own & (doubt < _SURE_M))
+    noise = _roughness(z, own & (blur.error < _SURE_M))
     # Where nothing is blurred, ramps of single pixels are what else there is.
-    ramps = jnp.where(sharp.blur > 0, 1.0, firmness(z, part, noise))
-    firm = ramps / (1 + (doubt / _SURE_M) ** 2)
-    # Outlines are known to a pixel: what is empty for all neighbours is empty. Blur widens them.
-    clear = _least_around(jnp.where(z > 0, z, _FAR_M))
-    for pixels_wide in range(_WIDEST_RAMP):
-        clear = jnp.where(1.5 * sharp.blur > pixels_wide, _least_around(clear), clear)
+    ramps = jnp.where(blur.width > 0, 1.0, firmness(z, part, noise))
+    firm = ramps / (1 + (blur.error / _SURE_M) ** 2)
     return View(
         camera=part,
         own=own,
         depth=z,
-        clear=clear,
+        # Outlines are known to a pixel: what is empty for all neighbours is empty.
+        clear=_clear(z, blur.width),
         trust=_least_around(jnp.where(inside, jnp.where(z > 0, firm, hole_trust), 0.0)),
         noise=noise,
         nearest=nearest_own(own),
@@ -143,6 +137,14 @@ def observe(
         rotation=jnp.eye(3) if rotation is None else rotation,
         translation=jnp.zeros(3) if translation is None else translation,
     )
+
+
+def _clear(depth: Float[Array, "n n"], blur: Float[Array, ""]) -> Float[Array, "n n"]:
+    """Depth up to which rays are empty: the least nearby, as far as an outline may be off, which is
+    a pixel, and more where it is blurred."""
+    clear = _least_around(jnp.where(depth > 0, depth, _FAR_M))
+    widen = lambda i, clear: jnp.where(1.5 * blur > i, _least_around(clear), clear)
+    return jax.lax.fori_loop(0, _WIDEST_RAMP, widen, clear)
 
 
 def _least_around(image: Float[Array, "n n"]) -> Float[Array, "n n"]:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from jrecon.fit.observation import (
     evenly,
@@ -94,6 +94,21 @@ def test_ramps_between_surfaces_are_not_firm_and_sharp_edges_are():
     noise = 0.05 * np.random.default_rng(0).standard_normal(depth.shape)
     rough = np.asarray(firmness(jnp.asarray(2.0 + noise), CAMERA, jnp.asarray(0.05)))
     assert np.median(rough) > 0.95
+
+
+def test_blurred_outlines_are_doubted_and_empty_only_beyond_their_ramps():
+    depth, mask = (np.array(x) for x in scene())
+    depth[:, :5] = 4.0
+    blurred = jnp.asarray(gaussian_filter(depth, 2.0), jnp.float32)
+    sharp, soft = (observe(jnp.asarray(z), CAMERA, jnp.asarray(mask)) for z in (depth, blurred))
+    assert np.asarray(sharp.firm).min() > 0.99
+    # Near the outline points are decimetres off and not firm; in the middle right and firm.
+    firm, known = np.asarray(soft.firm), np.asarray(soft.shares) > 0
+    off = np.asarray(soft.points)[:, 2] - 2.07
+    assert (firm[known & (off > 0.3)] < 0.1).all() and (known & (off > 0.3)).sum() > 50
+    assert (firm[known & (np.abs(off) < 0.075)] > 0.5).mean() > 0.5
+    # Where the object is, rays are not said to be empty far behind it.
+    assert np.asarray(soft.clear)[np.asarray(soft.own)].max() < 2.5
 
 
 def test_an_empty_or_broken_image_wants_nothing():

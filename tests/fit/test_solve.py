@@ -1,5 +1,6 @@
 """Fits of a small class: derivatives, recovery, statuses, batches."""
 
+import dataclasses
 import functools
 
 import jax
@@ -7,7 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jrecon.fit.energy import EnergyConfig, all_pulls, linearise, move_freely, parameter_residuals
+from jrecon.fit.energy import (
+    EnergyConfig,
+    all_pulls,
+    linearise,
+    move_freely,
+    parameter_residuals,
+    surface_pulls,
+)
 from jrecon.fit.fitter import make_fitter, move, point_jacobian, posed_points
 from jrecon.fit.observation import observe
 from jrecon.fit.solve import STATUS, TOO_FEW, FitConfig, anchor_of, fit
@@ -87,6 +95,27 @@ def test_the_slope_is_that_of_the_energy(fitter, seen):
     exact = jax.jit(jax.grad(energy))(zero)
     np.testing.assert_allclose(at.slope, exact, atol=2e-3 * float(jnp.abs(exact).max()))
     assert np.linalg.eigvalsh(np.asarray(at.curvature, np.float64)).min() > -1e-3
+
+
+def test_depth_that_is_not_trusted_pulls_across_its_ray_alone(fitter, seen):
+    depth, mask, truth = seen
+    view = observe(depth, CAMERA, mask, size=32, samples=100)
+    points = posed_points(fitter, truth)[: len(fitter.model.vertices)]
+    # As far off as blur puts a forearm.
+    off = dataclasses.replace(view, points=1.2 * view.points)
+    pulls = jax.jit(surface_pulls)
+
+    def energy(view, shift):
+        found = pulls(fitter, EnergyConfig(), view, points + shift[None], jnp.asarray(1.0))
+        at = jnp.einsum("mc,mca->ma", found.mix, points[found.corners]) + shift[None]
+        error = jnp.einsum("mab,mb->ma", found.metric, at - found.target)
+        return float(jnp.sum(found.weight[:, None] * error**2))
+
+    blind = dataclasses.replace(off, firm=jnp.zeros_like(view.firm))
+    still, aside = jnp.zeros(3), jnp.array([0.15, 0.0, 0.0])
+    assert energy(blind, still) < 0.02 * energy(off, still)
+    # The model beside the object's pixels is pulled to them all the same.
+    assert energy(blind, aside) > 10 * energy(blind, still)
 
 
 @pytest.fixture(scope="module")
