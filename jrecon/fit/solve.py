@@ -61,8 +61,8 @@ class FitConfig:
         patch_m2=0.0072, joints=0.1, turn_rad=0.9, pose=0.25, clear_sigma_m=0.1
     )
     """Energy whose curvature tells how sure a result is. Measurements count for less in it than in
-    the energy that finds the best parameters: their errors are not independent. Calibrated so that
-    about 68 % of vertices are within one standard deviation (`experiments/bench_fit.py`)."""
+    the energy that finds the best parameters: their errors are not independent. Set so that about
+    68 % of vertices are within one standard deviation; what it is: docs/fitting.md."""
     damping: float = 0.01
     """At the start of each stage, as a share of the diagonal of the curvature."""
     longest_rad: float = 0.4
