@@ -4,7 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Two workers suit two cores; WORKERS=0 runs the tests in one process (for a debugger).
+# Two workers suit two cores; WORKERS=0 runs the tests in one process (for a debugger). Each begins
+# with one half of the files, so that tests of a file share what they compile.
 WORKERS ?= 2
 ARGS ?=
 
@@ -25,7 +26,7 @@ demo: $(STAMP)  ## Reconstruct a sample capture: rigged GLB, preview and report 
 	$(BIN)/jrecon demo --out demo --overwrite
 
 test: $(STAMP)  ## Run the tests (ARGS="-k camera" selects).
-	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 lint: $(STAMP)  ## Check style and formatting.
 	$(BIN)/ruff check .

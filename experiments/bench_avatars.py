@@ -77,7 +77,7 @@ def judge(recon: Reconstructor, mesh: Any, images: Any) -> tuple[list[dict[str, 
     """Both distances before and after, for each side."""
     depth, mask = (np.stack(x) for x in zip(*images, strict=True))
     found = reconstruct(recon, depth, CAMERA, mask)
-    before = jax.jit(pose)(recon.model, found.prediction.params).vertices
+    before = pose(recon.model, found.prediction.params).vertices
     faces = np.asarray(recon.model.faces)
     all_over = trimesh.sample.sample_surface(mesh, POINTS, seed=0)[0]
     rows = []

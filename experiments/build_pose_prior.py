@@ -57,11 +57,13 @@ NOTICE = (
 Mixture = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
-def body_vectors(poses: np.ndarray) -> np.ndarray:
-    """Rotation vectors (n, 66) of the body joints, the heading removed from the first."""
-    poses = poses[:, :BODY_JOINTS].astype(np.float32)
+def body_vectors(clips: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Rotation vectors (n, 66) of the body joints, the heading removed from the first. Of all clips
+    at once: JAX compiles anew for each length."""
+    poses = np.concatenate(list(clips.values()))[:, :BODY_JOINTS].astype(np.float32)
     poses[:, 0] = np.asarray(tilt(jnp.asarray(poses[:, 0])))
-    return poses.reshape(len(poses), -1)
+    ends = np.cumsum([len(clip) for clip in clips.values()])
+    return dict(zip(clips, np.split(poses.reshape(len(poses), -1), ends[:-1]), strict=True))
 
 
 def thin(vectors: np.ndarray) -> np.ndarray:
@@ -290,7 +292,7 @@ def main() -> None:
     args = parser.parse_args()
     model = jrecon.load_model("body", level="2k")
     names = model.joint_names
-    clips = {name: body_vectors(c) for name, c in read_clips(args.motion, model).items()}
+    clips = body_vectors(read_clips(args.motion, model))
     known = {name: clip for name, clip in clips.items() if name not in HELD_OUT}
     data = with_mirrored(thin(np.concatenate(list(known.values()))), names)
     test = thin(np.concatenate([clips[name] for name in sorted(HELD_OUT)]))

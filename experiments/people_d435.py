@@ -40,7 +40,7 @@ from jrecon.report import summary
 TRIED, SHOWN = 3, 8
 FIGURES = (
     "agreement", "residual_mm", "explained", "overlap", "visible", "predicted_joint_std_mm",
-    "vertex_std_mm",
+    "vertex_std_mm", "shape_deviation",
 )  # fmt: skip
 Sought = np.ndarray | tuple[Segment, ...]
 Case = tuple[str, str, np.ndarray, Camera, Sought, np.ndarray | None]
@@ -144,9 +144,9 @@ def figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def table(summary: dict[str, Any]) -> str:
     """For docs/reconstruct.md: verdicts, and the range of each figure of the verdict."""
-    names = ("agreement", "visible", "residual_mm", "predicted_joint_std_mm")
+    names = ("agreement", "visible", "residual_mm", "predicted_joint_std_mm", "shape_deviation")
     words = ("frames", "good", "doubtful", "refused")
-    columns = ("", *words, "agreement", "visible", "residual, mm", "predicted, mm")
+    columns = ("", *words, "agreement", "visible", "residual, mm", "predicted, mm", "shape")
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for kind, entry in summary.items():
         cells = [kind, *(str(entry[word]) for word in words)]

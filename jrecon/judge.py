@@ -2,8 +2,9 @@
 
 A learned function answers whatever it is shown, and a fit makes the best of it: a hand before the
 camera comes back as a crouching person. What tells is how much of the object the model explains,
-how well their outlines agree, how much of the model is seen at all, and how far from sure the
-function was. `docs/reconstruct.md` has the measurements behind the figures.
+how well their outlines agree, how much of the model is seen at all, how far from sure the function
+was, and how unusual a shape the fit had to take. `docs/reconstruct.md` has the measurements behind
+the figures.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ class Limits:
     """Median distance in depth."""
     predicted_std_mm: tuple[float, float] = (300.0, 350.0)
     """What the learned function thought that its joints are off by, before refinement."""
+    shape_deviation: tuple[float, float] = (0.85, 1.2)
+    """Of the fitted shape in its class, in standard deviations (`FitResult.shape_deviation`)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,27 +54,29 @@ def judge(result: Reconstruction, limits: Limits = Limits()) -> Verdict:
     """The verdict on one reconstruction (no batch axes)."""
     fit, agreement = result.fit, result.fit.agreement
     merit = float(agreement.inlier_share) * float(agreement.overlap)
+    sure = 1e3 * float(np.mean(result.prediction.joint_std))
     figures = {
-        "agreement": (merit, "agreement (pixels explained, times overlap of the outlines)"),
-        "visible": (float(agreement.visible_share), "of the model shows the object"),
-        "residual_mm": (float(agreement.residual_mm), "mm apart in depth, in the middle"),
+        "agreement": (merit, ".0%", "agreement (pixels explained, times overlap of the outlines)"),
+        "visible": (float(agreement.visible_share), ".0%", "of the model shows the object"),
+        "residual_mm": (float(agreement.residual_mm), ".0f", "mm apart in depth, in the middle"),
         "predicted_std_mm": (
-            1e3 * float(np.mean(result.prediction.joint_std)),
-            "mm is what the learned function expects its joints to be off by",
+            sure, ".0f", "mm is what the learned function expects its joints to be off by",
         ),
-    }
+        "shape_deviation": (
+            float(fit.shape_deviation), ".2f", "standard deviations is how unusual the shape is",
+        ),
+    }  # fmt: skip
     reasons, refused = [], int(fit.status) in (DIVERGED, TOO_FEW)
     if refused:
         reasons.append(f"the fit ended with: {STATUS[int(fit.status)]}")
-    for name, (value, text) in figures.items():
+    for name, (value, form, text) in figures.items():
         fine, least = getattr(limits, name)
         sign = 1 if fine > least else -1
         if sign * (value - fine) >= 0:
             continue
         refused |= sign * (value - least) < 0
-        shown = f"{value:.0%}" if sign > 0 else f"{value:.0f}"
-        wanted = f"at least {fine:.0%}" if sign > 0 else f"at most {fine:.0f}"
-        reasons.append(f"{shown} {text} ({wanted} for a good result)")
+        wanted = f"at {'least' if sign > 0 else 'most'} {fine:{form}}"
+        reasons.append(f"{value:{form}} {text} ({wanted} for a good result)")
     refused |= len(reasons) > _DOUBTS
     word: Word = "refused" if refused else "doubtful" if reasons else "good"
     return Verdict(word, tuple(reasons), merit)

@@ -41,6 +41,7 @@ def summary(
         "vertex_std_mm": millimetres(fit.vertex_std),
         "joint_std_mm": millimetres(fit.joint_std),
         "predicted_joint_std_mm": millimetres(result.prediction.joint_std),
+        "shape_deviation": round(float(fit.shape_deviation), 2),
         "distance_m": round(float(np.linalg.norm(np.asarray(result.joints)[0])), 3),
     }
     if tape is None:

@@ -7,6 +7,8 @@ then refuses.
 
 import os
 import pathlib
+import resource
+import sys
 
 # Read by JAX when it is imported, and heeded by `jrecon.cli.compiled.keep_compiled`, which would
 # keep every small program: with a size limit each one that is kept looks at all that are there.
@@ -68,8 +70,20 @@ def key() -> jax.Array:
     return jax.random.key(0)
 
 
+def peak_memory() -> int:
+    """The most that this process has held, bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+peaks = [peak_memory()]
+
+
 @pytest.fixture(autouse=True, scope="module")
 def bounded_memory():
-    """Compiled code of a module goes with it: kept, it comes to gigabytes over the whole suite."""
+    """Compiled code goes once it may have come to a gigabyte: over the whole suite it comes to
+    many, but the next module needs much of it again."""
     yield
-    jax.clear_caches()
+    if peak_memory() > peaks[-1] + 2**30:
+        jax.clear_caches()
+        peaks.append(peak_memory())

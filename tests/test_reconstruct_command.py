@@ -27,19 +27,20 @@ CAMERA = make_camera(110.0, 110.0, 79.5, 59.5, 160, 120)
 STATED = "110,110,79.5,59.5"
 
 
-def answer(recon, joints_std=0.1, **agreement):
+def answer(recon, joints_std=0.1, shape=0.5, **agreement):
     """A reconstruction of a person at 2.5 m, upright."""
     model = recon.model
     turn = jnp.zeros((model.num_joints, 3)).at[0, 0].set(jnp.pi)
     middle = jnp.array([0.0, 0.1, 2.5])
     params = Params(jnp.zeros(model.num_shape), turn, middle - model.joints[0])
-    posed = jax.jit(pose)(model, params)
+    posed = pose(model, params)
     figures = {"residual_mm": 8.0, "inlier_share": 0.9, "overlap": 0.85, "visible_share": 0.9}
     size = recon.fitter.size
     fit = FitResult(
         params=params,
         status=jnp.asarray(CONVERGED),
         agreement=Agreement(**{k: jnp.asarray(v) for k, v in (figures | agreement).items()}),
+        shape_deviation=jnp.asarray(shape),
         joint_std=jnp.full(model.num_joints, 0.02),
         vertex_std=jnp.full(len(model.vertices), 0.03),
         covariance=0.01 * jnp.eye(size),
@@ -182,6 +183,8 @@ def test_all_numbers_its_results_and_many_files_name_theirs(capsys, engine, pict
         ({"visible_share": 0.3}, "refused"),
         ({"joints_std": 0.32}, "doubtful"),
         ({"joints_std": 0.4}, "refused"),
+        ({"shape": 1.0}, "doubtful"),
+        ({"shape": 1.5}, "refused"),
         ({"joints_std": 0.32, "visible_share": 0.5}, "doubtful"),
         ({"joints_std": 0.32, "visible_share": 0.5, "residual_mm": 35.0}, "refused"),
     ),

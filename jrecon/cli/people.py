@@ -162,7 +162,6 @@ def point_limbs(model: ParametricModel, directions: Directions) -> Any:
 
 def portraits(model: ParametricModel, people: Params) -> list[Image]:
     """Two images of each person, all at one scale: shaded, and as a depth map."""
-    import jax
     import jax.numpy as jnp
     import numpy as np
 
@@ -170,7 +169,7 @@ def portraits(model: ParametricModel, people: Params) -> list[Image]:
     from jrecon.pictures import color_map, downsample, look_at, shade, smooth_normals
     from jrecon.render import render
 
-    vertices = np.asarray(jax.jit(pose)(model, people).vertices)
+    vertices = np.asarray(pose(model, people).vertices)
     aside, front = (
         look_at(vertices, width=360, height=480, azimuth=angle) for angle in (_AZIMUTH, 0.0)
     )

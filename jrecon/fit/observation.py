@@ -69,6 +69,7 @@ class View:
     translation: Float[Array, " 3"]
 
 
+@functools.partial(jax.jit, static_argnames=("size", "samples"))
 def observe(
     depth: Float[Array, "h w"],
     camera: Camera,

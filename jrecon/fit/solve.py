@@ -40,11 +40,14 @@ from jrecon.fit.search import search_limbs
 from jrecon.geometry import rotation
 from jrecon.model.parametric import Params
 from jrecon.model.symmetry import mirrored_pose
+from jrecon.synth.prior import shape_residuals
 
 CONVERGED, AT_LIMIT, DIVERGED, TOO_FEW = range(4)
 STATUS = ("converged", "hit the limit", "diverged", "too few pixels")
 # Fewer pixels of the object in the window tell nothing.
 LEAST_PIXELS = 24
+# Less agreement than that says no more of how wrong a result is.
+_LEAST_MERIT = 0.1
 
 
 def _static(default: Any) -> Any:
@@ -61,8 +64,13 @@ class FitConfig:
         patch_m2=0.0072, joints=0.1, turn_rad=0.9, pose=0.25, clear_sigma_m=0.1
     )
     """Energy whose curvature tells how sure a result is. Measurements count for less in it than in
-    the energy that finds the best parameters: their errors are not independent. Set so that about
-    68 % of vertices are within one standard deviation; what it is: docs/fitting.md."""
+    the energy that finds the best parameters: their errors are not independent."""
+    spread: float = 0.475
+    """Standard deviations are those of the curvature of `belief`, times this where all agrees."""
+    mistrust: float = 0.8
+    """They are divided by the agreement (inlier share times overlap) to this power: a curvature
+    knows nothing of a limb that is in the wrong place. Both are set so that about 68 % of vertices
+    are within one standard deviation, whatever the agreement: docs/fitting.md."""
     damping: float = 0.01
     """At the start of each stage, as a share of the diagonal of the curvature."""
     longest_rad: float = 0.4
@@ -94,6 +102,10 @@ class FitResult:
     """Index into `STATUS`."""
     agreement: Agreement
     """How well the model explains what was seen."""
+    shape_deviation: Float[Array, "*batch"]
+    """How unusual the shape is in its class: root mean square of its coefficients, each in standard
+    deviations of the likeliest group of the prior (Mahalanobis' distance, over the root of their
+    number)."""
     joint_std: Float[Array, "*batch j"]
     """Standard deviation of each joint's position, metres."""
     vertex_std: Float[Array, "*batch v"]
@@ -187,11 +199,16 @@ def fit_one(
     params = _where(enough & lane.healthy, lane.params, anchor.params)
     status = jnp.where(lane.gain < config.tolerance, CONVERGED, AT_LIMIT)
     status = jnp.where(lane.healthy, status, DIVERGED)
-    covariance, joint_std, vertex_std = deviations(fitter, params, lane.at.curvature)
+    agreed = agreement(fitter, views, params)
+    merit = jnp.clip(agreed.inlier_share * agreed.overlap, _LEAST_MERIT, 1.0)
+    spread = config.spread * merit**-config.mistrust
+    deviated = deviations(fitter, params, lane.at.curvature)
+    covariance, joint_std, vertex_std = spread**2 * deviated[0], *(spread * x for x in deviated[1:])
     return FitResult(
         params=params,
         status=jnp.where(enough, status, TOO_FEW).astype(jnp.int32),
-        agreement=agreement(fitter, views, params),
+        agreement=agreed,
+        shape_deviation=_shape_deviation(fitter, params),
         joint_std=joint_std,
         vertex_std=vertex_std,
         covariance=covariance,
@@ -333,6 +350,11 @@ def _starts(fitter: Fitter, anchor: Anchor) -> list[Anchor]:
     params = dataclasses.replace(anchor.params, pose=exchanged)
     joints = posed_points(fitter, params)[joint_points(fitter)]
     return [anchor, dataclasses.replace(anchor, params=params, joints=joints)]
+
+
+def _shape_deviation(fitter: Fitter, params: Params) -> Float[Array, ""]:
+    rest = shape_residuals(fitter.shape_prior, params.shape)
+    return jnp.sqrt(jnp.sum(rest**2) / max(len(rest), 1))
 
 
 def deviations(

@@ -113,7 +113,7 @@ def _component_images(model: ParametricModel, shown: int) -> tuple[list[Image], 
     still = zeros(model)
     flat = jnp.asarray(shapes.reshape(shapes.shape[0] * shapes.shape[1], model.num_shape))
     params = Params(flat, still.pose, still.translation)
-    vertices = np.asarray(jax.jit(pose)(model, params).vertices)
+    vertices = np.asarray(pose(model, params).vertices)
     vertices = vertices.reshape(*shapes.shape[:2], *vertices.shape[1:])
     viewpoint = look_at(
         vertices,

@@ -86,13 +86,14 @@ def output_size(model: ParametricModel) -> int:
     return 3 + 6 * model.num_joints + model.num_shape + model.num_joints
 
 
+@jax.jit
 def predict(
     function: Regressor,
     depth: Float[Array, "*batch h w"],
     camera: Camera,
     mask: Bool[Array, "*batch h w"],
 ) -> Prediction:
-    """Parameters of the object in each depth map; jitted by the caller, total.
+    """Parameters of the object in each depth map; total.
 
     Args:
       depth: metres, 0 = no return; everything in the image, not the object alone.

@@ -304,6 +304,7 @@ def over_batch(function: Any, params: Params) -> Any:
     return jax.tree.map(lambda leaf: leaf.reshape(*batch, *leaf.shape[1:]), mapped)
 
 
+@jax.jit
 def pose(model: ParametricModel, params: Params) -> Posed:
     """Vertices, joints and joint frames of the model at the given parameters.
 

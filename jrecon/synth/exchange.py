@@ -28,8 +28,6 @@ from jrecon.synth.records import quantize
 
 FORMAT = "jrecon-example"
 VERSION = 1
-# Compiled as a whole: one operation after another takes seconds at the first example.
-_pose = jax.jit(pose)
 
 
 def export_example(
@@ -317,7 +315,7 @@ def _load(label: _Label, model: ParametricModel | None) -> Example:
         mask = _image(label.mask, label, "mask") > 0
     joints = label.joints
     if joints is None and model is not None:
-        joints = np.asarray(_pose(model, label.params).joints)
+        joints = np.asarray(pose(model, label.params).joints)
     truth: dict[str, Any] = {
         "depth": depth.astype(np.float32) * np.float32(label.unit_mm / 1000),
         "mask": mask,

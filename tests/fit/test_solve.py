@@ -1,7 +1,6 @@
 """Fits of a small class: derivatives, recovery, statuses, batches."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +26,7 @@ from jrecon.synth.viewpoint import FLIP
 from tests.learn.small_class import rod
 
 CAMERA = make_camera(70.0, 70.0, 31.5, 31.5, 64, 64)
+run = jax.jit(fit)
 CONFIG = FitConfig(coarse=(3.0,) * 2, fine=(2.0,) * 3 + (1.0,) * 5)
 
 
@@ -90,9 +90,8 @@ def test_the_slope_is_that_of_the_energy(fitter, seen):
             total += 0.5 * jnp.sum(each.weight * squared / (1 + squared / each.width**2))
         return total
 
-    zero = jnp.zeros(fitter.size)
-    assert at.energy == pytest.approx(float(energy(zero)), rel=1e-4)
-    exact = jax.jit(jax.grad(energy))(zero)
+    value, exact = jax.jit(jax.value_and_grad(energy))(jnp.zeros(fitter.size))
+    assert at.energy == pytest.approx(float(value), rel=1e-4)
     np.testing.assert_allclose(at.slope, exact, atol=2e-3 * float(jnp.abs(exact).max()))
     assert np.linalg.eigvalsh(np.asarray(at.curvature, np.float64)).min() > -1e-3
 
@@ -121,7 +120,8 @@ def test_depth_that_is_not_trusted_pulls_across_its_ray_alone(fitter, seen):
 @pytest.fixture(scope="module")
 def lanes(fitter, seen):
     """Fits, side by side, of: the rod; nothing but NaN; an empty mask; half of the rod, the rest
-    hidden behind something; and of these in another order."""
+    hidden behind something; of these in another order; and with deviations as the curvature has
+    them."""
     depth, mask, _ = seen
     half = mask & (jnp.arange(64)[:, None] < 30)
     covered = jnp.where(mask & ~half, 1.2, depth)
@@ -129,9 +129,10 @@ def lanes(fitter, seen):
     masks = jnp.stack([mask, mask, jnp.zeros_like(mask), half])
     views = jax.vmap(lambda d, m: observe(d, CAMERA, m))(depths, masks)
     starts = jax.tree.map(lambda x: jnp.stack([x] * 4), anchor(fitter, disturbed()))
-    run = jax.jit(functools.partial(fit, fitter, config=CONFIG))
     other = jax.tree.map(lambda x: x[::-1], views)
-    return run(starts, (views,)), run(starts, (other,))
+    bare = dataclasses.replace(CONFIG, spread=1.0, mistrust=0.0)
+    cases = (views, CONFIG), (other, CONFIG), (views, bare)
+    return [run(fitter, starts, (each,), config) for each, config in cases]
 
 
 def lane(found, index):
@@ -162,7 +163,7 @@ def test_images_without_the_object_give_the_prediction_and_say_so(lanes):
 
 
 def test_one_lane_does_not_touch_another(lanes):
-    first, other = lanes
+    first, other, _ = lanes
     for index in (0, 3):
         for a, b in zip(
             jax.tree.leaves(lane(first, index)),
@@ -176,3 +177,20 @@ def test_hidden_parts_are_less_certain(fitter, lanes):
     whole, part = lane(lanes[0], 0), lane(lanes[0], 3)
     low = np.argsort(np.asarray(pose(fitter.model, whole.params).vertices)[:, 1])[-10:]
     assert float(part.vertex_std[low].mean()) > 1.5 * float(whole.vertex_std[low].mean())
+
+
+def test_results_that_agree_less_are_less_certain(lanes):
+    found, _, bare = lanes
+    agreed = np.clip(found.agreement.inlier_share * found.agreement.overlap, 0.1, 1.0)
+    expected = CONFIG.spread * agreed**-CONFIG.mistrust
+    assert expected[0] < 1.2 * CONFIG.spread and expected[2] > 2
+    ratio = lambda one, other: np.asarray(one).reshape(4, -1) / np.asarray(other).reshape(4, -1)
+    np.testing.assert_allclose(
+        ratio(found.vertex_std, bare.vertex_std),
+        np.broadcast_to(expected[:, None], found.vertex_std.shape),
+        rtol=1e-4,
+    )
+    variances = ratio(*(jnp.diagonal(x.covariance, axis1=1, axis2=2) for x in (found, bare)))
+    np.testing.assert_allclose(
+        variances, np.broadcast_to(expected[:, None] ** 2, variances.shape), rtol=1e-4
+    )

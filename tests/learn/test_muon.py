@@ -18,11 +18,10 @@ def decayed(tree):
 
 def changes(optimizer, rng, weights, steps=4):
     """What it makes of some gradients, and its state at the end."""
-    memory = optimizer.init(weights)
-    found = []
+    memory, update, found = optimizer.init(weights), jax.jit(optimizer.update), []
     for _ in range(steps):
         slopes = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), weights)
-        change, memory = optimizer.update(slopes, memory, weights)
+        change, memory = update(slopes, memory, weights)
         found.append(change)
     return jax.tree.map(lambda *x: np.stack(x), *found), memory
 

@@ -15,8 +15,6 @@ from jrecon.metrics import measure
 from jrecon.model.parametric import pose
 from tests.learn.small_class import NETWORK
 
-JITTED = jax.jit(predict)
-
 
 @pytest.fixture(scope="module")
 def model(source):
@@ -34,8 +32,8 @@ def some(examples, count):
 
 def test_an_untrained_function_answers_with_the_mean_at_the_middle(model, examples):
     function = make_regressor(model, jax.random.key(0), NETWORK)
-    found = JITTED(function, examples.depth, examples.camera, examples.mask)
-    posed = jax.jit(pose)(model, found.params)
+    found = predict(function, examples.depth, examples.camera, examples.mask)
+    posed = pose(model, found.params)
     joints = posed.joints
     middle = baselines._views(examples.depth, examples.camera, examples.mask).middle
     np.testing.assert_allclose(joints[:, 0], middle, atol=1e-5)
@@ -59,8 +57,8 @@ def test_batch_equals_loop_equals_jit(model, examples):
     weights = jax.tree.map(lambda x: x + 0.02, function.weights)
     function = dataclasses.replace(function, weights=weights)
     few = some(examples, 3)
-    together = JITTED(function, few.depth, few.camera, few.mask)
-    for i, one_of in enumerate((predict, JITTED, JITTED)):
+    together = predict(function, few.depth, few.camera, few.mask)
+    for i, one_of in enumerate((predict.__wrapped__, predict, predict)):
         one = jax.tree.map(lambda x, i=i: x[i], few)
         alone = one_of(function, one.depth, one.camera, one.mask)
         for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(together), strict=True):
@@ -81,8 +79,8 @@ def test_mirror_images_are_answered_with_mirror_images(model, examples, rng):
         camera = examples.camera
         across = camera.width - 1 - camera.center[..., :1]
         center = jnp.concatenate([across, camera.center[..., 1:]], axis=-1)
-        found = JITTED(learned, examples.depth, examples.camera, examples.mask)
-        other = JITTED(
+        found = predict(learned, examples.depth, examples.camera, examples.mask)
+        other = predict(
             learned,
             examples.depth[..., ::-1],
             dataclasses.replace(camera, center=center),
@@ -93,7 +91,7 @@ def test_mirror_images_are_answered_with_mirror_images(model, examples, rng):
         # Half a pixel, which nearest sampling rounds up, is not the same from the other side.
         assert same.mean() > 0.9
         alone = dataclasses.replace(learned, opposite=())
-        one = JITTED(alone, examples.depth, examples.camera, examples.mask)
+        one = predict(alone, examples.depth, examples.camera, examples.mask)
         moved = np.abs(one.params.translation - found.params.translation).max(axis=1)
         assert (moved > 1e-4).any()
 
@@ -102,7 +100,7 @@ def test_nothing_to_see_is_no_error(model, examples):
     function = make_regressor(model, jax.random.key(0), NETWORK)
     camera = jax.tree.map(lambda x: x[0], examples).camera
     for depth in (jnp.zeros((24, 24)), jnp.full((24, 24), jnp.nan)):
-        found = JITTED(function, depth, camera, jnp.ones((24, 24), bool))
+        found = predict(function, depth, camera, jnp.ones((24, 24), bool))
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
 
 
@@ -160,8 +158,8 @@ def test_predictions_do_not_depend_on_the_window(model, examples):
     )
     wide = jnp.zeros((30, 40)).at[3:27, 7:31].set(one.depth)
     mask = jnp.zeros((30, 40), bool).at[3:27, 7:31].set(one.mask)
-    a = JITTED(function, one.depth, one.camera, one.mask)
-    b = JITTED(function, wide, camera, mask)
+    a = predict(function, one.depth, one.camera, one.mask)
+    b = predict(function, wide, camera, mask)
     errors = measure(model, *(jax.tree.map(lambda x: x[None], x.params) for x in (a, b)))
     assert float(errors.vertices[0]) < 0.1
     view = jax.tree.map(lambda x: x[None], view_object(one.depth, one.camera, one.mask, 16))

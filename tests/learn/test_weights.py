@@ -101,8 +101,8 @@ def test_the_shipped_function_finds_a_person():
     truth = Params(jnp.zeros((8, model.num_shape)), jnp.asarray(poses), jnp.asarray(away))
     camera = make_camera(90.0, 90.0, 47.5, 47.5, 96, 96)
     draw = lambda vertices: render(vertices, model.faces, camera)
-    view = jax.lax.map(draw, jax.jit(pose)(model, truth).vertices)
-    found = jax.jit(predict)(function, view.depth, camera, view.mask).params
+    view = jax.lax.map(draw, pose(model, truth).vertices)
+    found = predict(function, view.depth, camera, view.mask).params
     mean = dataclasses.replace(found, pose=found.pose.at[:, 1:].set(0.0))
     error, of_mean = (
         np.mean(measure(model, params, truth).vertices) for params in (found, mean)

@@ -40,6 +40,7 @@ def shown():
         params=params,
         status=jnp.int32(0),
         agreement=Agreement(*jnp.array([12.0, 0.8, 0.7, 0.9])),
+        shape_deviation=jnp.asarray(0.5),
         joint_std=joint_std,
         vertex_std=jnp.linspace(0, 0.1, len(model.vertices)),
         covariance=jnp.eye(recon.fitter.size),
