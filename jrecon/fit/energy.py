@@ -51,6 +51,8 @@ from jrecon.synth.pose_prior import limit_residuals, residuals
 from jrecon.synth.prior import shape_residuals
 
 Scalar = Float[Array, ""]
+_Part = tuple[Scalar, Float[Array, " q"], Float[Array, "q q"]]
+"""Energy, slope and curvature of one kind of pulls or residuals."""
 
 
 @jax.tree_util.register_dataclass
@@ -117,6 +119,8 @@ class Pulls:
     weight: Float[Array, " m"]
     width: Float[Array, " m"]
     """Of the Geman-McClure function, in standard deviations."""
+    seen: bool = dataclasses.field(default=False, metadata=dict(static=True))
+    """They come from a view."""
 
 
 @jax.tree_util.register_dataclass
@@ -128,6 +132,8 @@ class Quadratic:
     slope: Float[Array, " q"]
     curvature: Float[Array, "q q"]
     """Gauss-Newton's."""
+    measured: Float[Array, "q q"]
+    """What views have contributed to it."""
 
 
 def linearise(
@@ -146,9 +152,11 @@ def linearise(
     points = posed_points(fitter, params)
     pulls = all_pulls(fitter, config, views, anchor, points, widening)
     slopes = point_jacobian(fitter, params)
-    quadratics = [_of_pulls(points, slopes, each) for each in pulls]
-    quadratics.append(_of_parameters(fitter, config, anchor, params, widening))
-    return jax.tree.map(lambda *parts: sum(parts[1:], parts[0]), *quadratics)
+    parts = [_of_pulls(points, slopes, each) for each in pulls]
+    parts.append(_of_parameters(fitter, config, anchor, params, widening))
+    energy, slope, curvature = (sum(each[1:], each[0]) for each in zip(*parts, strict=True))
+    seen = [each[2] for each, pull in zip(parts, pulls, strict=False) if pull.seen]
+    return Quadratic(energy, slope, curvature, sum(seen, jnp.zeros_like(curvature)))
 
 
 def all_pulls(
@@ -171,9 +179,7 @@ def all_pulls(
     return found
 
 
-def _of_pulls(
-    points: Float[Array, "p 3"], slopes: Float[Array, "p 3 q"], pulls: Pulls
-) -> Quadratic:
+def _of_pulls(points: Float[Array, "p 3"], slopes: Float[Array, "p 3 q"], pulls: Pulls) -> _Part:
     """Geman-McClure: w/2 e^2 / (1 + e^2/c^2); reweighted least squares for the derivatives."""
     placed = jnp.einsum("mc,mca->ma", pulls.mix, points[pulls.corners], precision=HIGHEST)
     error = jnp.einsum("mab,mb->ma", pulls.metric, placed - pulls.target, precision=HIGHEST)
@@ -184,7 +190,7 @@ def _of_pulls(
     rows = jnp.einsum("mab,mbq->maq", root[:, None, None] * pulls.metric, moved, precision=HIGHEST)
     rows = rows.reshape(-1, rows.shape[-1])
     error = (root[:, None] * error).reshape(-1)
-    return Quadratic(
+    return (
         energy,
         jnp.matmul(error, rows, precision=HIGHEST),
         jnp.matmul(rows.T, rows, precision=HIGHEST),
@@ -193,7 +199,7 @@ def _of_pulls(
 
 def _of_parameters(
     fitter: Fitter, config: EnergyConfig, anchor: Anchor, params: Params, widening: Scalar
-) -> Quadratic:
+) -> _Part:
     """Half the sum of squares of the residuals of the parameters."""
 
     def errors(step: Array) -> Array:
@@ -202,7 +208,7 @@ def _of_parameters(
 
     at = jnp.zeros(fitter.size)
     error, rows = errors(at), jax.jacfwd(errors)(at)
-    return Quadratic(
+    return (
         0.5 * jnp.sum(error**2),
         jnp.matmul(error, rows, precision=HIGHEST),
         jnp.matmul(rows.T, rows, precision=HIGHEST),
@@ -327,6 +333,7 @@ def surface_pulls(
         metric=jnp.einsum("mab,bc->mac", metric, turn, precision=HIGHEST),
         weight=view.shares / config.patch_m2,
         width=jnp.full(len(view.points), 1.0) * config.width_m * widening / noise,
+        seen=True,
     )
 
 
@@ -387,4 +394,5 @@ def clear_pulls(
         metric=jnp.broadcast_to(view.rotation / config.clear_sigma_m, (count, 3, 3)),
         weight=trust * fitter.areas / config.patch_m2,
         width=jnp.full(count, 1.0) * config.clear_width_m * widening / config.clear_sigma_m,
+        seen=True,
     )

@@ -65,12 +65,12 @@ class FitConfig:
     )
     """Energy whose curvature tells how sure a result is. Measurements count for less in it than in
     the energy that finds the best parameters: their errors are not independent."""
-    spread: float = 0.475
-    """Standard deviations are those of the curvature of `belief`, times this where all agrees."""
-    mistrust: float = 0.8
-    """They are divided by the agreement (inlier share times overlap) to this power: a curvature
-    knows nothing of a limb that is in the wrong place. Both are set so that about 68 % of vertices
-    are within one standard deviation, whatever the agreement: docs/fitting.md."""
+    trust: float = 4.0
+    """What views contribute to the curvature of `belief` counts this much where all agrees."""
+    mistrust: float = 2.0
+    """And so much less by the agreement (inlier share times overlap) to this power: a curvature
+    knows nothing of a limb that is in the wrong place. How many vertices are within one standard
+    deviation: docs/fitting.md."""
     damping: float = 0.01
     """At the start of each stage, as a share of the diagonal of the curvature."""
     longest_rad: float = 0.4
@@ -201,9 +201,10 @@ def fit_one(
     status = jnp.where(lane.healthy, status, DIVERGED)
     agreed = agreement(fitter, views, params)
     merit = jnp.clip(agreed.inlier_share * agreed.overlap, _LEAST_MERIT, 1.0)
-    spread = config.spread * merit**-config.mistrust
-    deviated = deviations(fitter, params, lane.at.curvature)
-    covariance, joint_std, vertex_std = spread**2 * deviated[0], *(spread * x for x in deviated[1:])
+    # The rest of the curvature, of priors and the prediction, tells of what was not seen.
+    less = 1.0 - config.trust * merit**config.mistrust
+    curvature = lane.at.curvature - less * lane.at.measured
+    covariance, joint_std, vertex_std = deviations(fitter, params, curvature)
     return FitResult(
         params=params,
         status=jnp.where(enough, status, TOO_FEW).astype(jnp.int32),
@@ -248,7 +249,10 @@ def _descend(
     anchor: Anchor,
 ) -> tuple[_Lane, Float[Array, " i"]]:
     """All iterations from one start, and the energy after each."""
-    nothing = Quadratic(jnp.asarray(jnp.inf), jnp.zeros(fitter.size), jnp.eye(fitter.size))
+    size = fitter.size
+    nothing = Quadratic(
+        jnp.asarray(jnp.inf), jnp.zeros(size), jnp.eye(size), jnp.zeros((size, size))
+    )
     lane = _Lane(
         params=anchor.params,
         anchor=anchor,
