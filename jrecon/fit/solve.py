@@ -194,7 +194,8 @@ def fit_one(
     """One lane; for `vmap` and `lax.map`. A schedule replaces that of the configuration."""
     schedule = schedule or schedule_of(config)
     enough = sum(jnp.sum(view.own) for view in views) >= LEAST_PIXELS
-    run = functools.partial(_descend, fitter, config, schedule, views)
+    # Jitted, so that it is traced once for its shapes and its use, which takes seconds.
+    run = jax.jit(functools.partial(_descend, fitter, config, schedule, views))
     best, lane, history = _best_of(run, _starts(fitter, anchor), config, anchor)
     params = _where(enough & lane.healthy, lane.params, anchor.params)
     status = jnp.where(lane.gain < config.tolerance, CONVERGED, AT_LIMIT)

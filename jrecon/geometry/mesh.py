@@ -155,6 +155,7 @@ def area_vectors(
     return jnp.cross(b - a, c - a) / 2
 
 
+@jax.jit
 def face_areas(
     vertices: Float[Array, "*batch v 3"], faces: Int[Array, "f 3"]
 ) -> Float[Array, "*batch f"]:

@@ -97,6 +97,18 @@ class Network(nnx.Module):
 
 def init_network(config: NetworkConfig, outputs: int, key: PRNGKeyArray) -> Weights:
     """Weights of a new network: a plain nested dict of float32 arrays."""
+    _check(config)
+    network = Network(config, outputs, rngs=nnx.Rngs(params=key))
+    return _plain(nnx.to_pure_dict(nnx.state(network, nnx.Param)))
+
+
+def network_shapes(config: NetworkConfig, outputs: int) -> Weights:
+    """The same with shapes and types in place of arrays; what `init_network` refuses is refused."""
+    _check(config)
+    return _plain(nnx.to_pure_dict(_graph(config, outputs)[1]))
+
+
+def _check(config: NetworkConfig) -> None:
     side = config.patch * 2 ** (len(config.channels) - 1)
     if config.image % side or len(config.blocks) != len(config.channels):
         raise ValueError(
@@ -104,8 +116,6 @@ def init_network(config: NetworkConfig, outputs: int, key: PRNGKeyArray) -> Weig
             f"{len(config.channels)} stages with {len(config.blocks)} counts of blocks; need a "
             f"multiple of {side} pixels, and a count for each stage."
         )
-    network = Network(config, outputs, rngs=nnx.Rngs(params=key))
-    return _plain(nnx.to_pure_dict(nnx.state(network, nnx.Param)))
 
 
 def apply_network(

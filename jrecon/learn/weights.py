@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jrecon.learn.network import NetworkConfig, Weights, init_network
+from jrecon.learn.network import NetworkConfig, Weights, network_shapes
 from jrecon.learn.regressor import Regressor, output_size, with_weights
 from jrecon.model.formats import load_model, read_npz, save_model
 
@@ -128,9 +128,7 @@ def _read(path: Path, level: str | None) -> tuple[Regressor, Card]:
             model = load_model(Path(folder) / "model.npz", level)
     sizes: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in head["network"].items()}
     network = NetworkConfig(**sizes)
-    like = jax.eval_shape(
-        lambda key: init_network(network, output_size(model), key), jax.random.key(0)
-    )
+    like = network_shapes(network, output_size(model))
     weights = _unflatten(path, like, _under(arrays, "weights"))
     return with_weights(model, weights, network), head["about"]
 

@@ -73,6 +73,7 @@ def jacobian(
     return stacked.reshape(*batch, *stacked.shape[1:])
 
 
+@jax.jit
 def _jacobian_one(model: ParametricModel, params: Params) -> Float[Array, "v 3 q"]:
     rest = rest_vertices(model, params.shape, pose_feature(model, params.shape, params.pose))
     rest_joints = model.joints + jnp.einsum(

@@ -413,6 +413,7 @@ def blend_transforms(
     return jnp.matmul(dense_weights(model), flat, precision=HIGHEST).reshape(-1, 3, 4)
 
 
+@jax.jit
 def dense_weights(model: ParametricModel) -> Float[Array, "v j"]:
     """Skinning weights with a column for every joint.
 
