@@ -309,7 +309,7 @@ def pose(model: ParametricModel, params: Params) -> Posed:
     """Vertices, joints and joint frames of the model at the given parameters.
 
     Batch axes of shape, pose and translation broadcast against each other. Differentiable to any
-    order, finite everywhere.
+    order, finite everywhere. Compiled at the first call with each shape of arguments.
     """
     return over_batch(lambda one: _pose_one(model, one), params)
 
