@@ -26,6 +26,7 @@ are not a thousand independent observations.
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -154,9 +155,12 @@ def linearise(
     slopes = point_jacobian(fitter, params)
     parts = [_of_pulls(points, slopes, each) for each in pulls]
     parts.append(_of_parameters(fitter, config, anchor, params, widening))
-    energy, slope, curvature = (sum(each[1:], each[0]) for each in zip(*parts, strict=True))
+    energy, slope, curvature = (
+        functools.reduce(jnp.add, each) for each in zip(*parts, strict=True)
+    )
     seen = [each[2] for each, pull in zip(parts, pulls, strict=False) if pull.seen]
-    return Quadratic(energy, slope, curvature, sum(seen, jnp.zeros_like(curvature)))
+    measured = functools.reduce(jnp.add, seen, jnp.zeros_like(curvature))
+    return Quadratic(energy, slope, curvature, measured)
 
 
 def all_pulls(

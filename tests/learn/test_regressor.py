@@ -1,6 +1,7 @@
 """The reconstruction functions: frames, batches, bad input, and the baselines."""
 
 import dataclasses
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +59,7 @@ def test_batch_equals_loop_equals_jit(model, examples):
     function = dataclasses.replace(function, weights=weights)
     few = some(examples, 3)
     together = predict(function, few.depth, few.camera, few.mask)
-    for i, one_of in enumerate((predict.__wrapped__, predict, predict)):
+    for i, one_of in enumerate((inspect.unwrap(predict), predict, predict)):
         one = jax.tree.map(lambda x, i=i: x[i], few)
         alone = one_of(function, one.depth, one.camera, one.mask)
         for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(together), strict=True):

@@ -1,6 +1,7 @@
 """The parametric model against an independent float64 formula, and its own invariances."""
 
 import dataclasses
+import inspect
 from typing import Any
 
 import jax
@@ -67,7 +68,7 @@ def test_jit_equals_no_jit():
     """Operation by operation, each compiled by itself, against optimised code."""
     model = random_model()
     params = params_of(model)
-    plain = pose.__wrapped__(model, params)
+    plain = inspect.unwrap(pose)(model, params)
     for got, want in zip(jax.tree.leaves(pose(model, params)), jax.tree.leaves(plain), strict=True):
         np.testing.assert_allclose(got, want, atol=2e-6)
 
