@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import socket
 import time
 import webbrowser
 from pathlib import Path
@@ -81,11 +82,26 @@ class View(Command):
             raise ValueError(f"--synthetic shows no capture; leave out {self.path}.")
         if not 0 < self.port < 2**16:
             raise ValueError(f"port: got {self.port}, need 1 to {2**16 - 1}.")
+        # The library under the page waits for ever for an address that is not there.
+        try:
+            family, kind, _, _, address = socket.getaddrinfo(self.host, 0, type=socket.SOCK_STREAM)[
+                0
+            ]
+            with socket.socket(family, kind) as listener:
+                listener.bind(address)
+        except OSError as error:
+            raise ValueError(
+                f"host: cannot listen on {self.host!r} ({error.strerror}); need an address of this "
+                "machine, as 127.0.0.1."
+            ) from error
         if self.path is None:
             return None
         from jrecon.io.sequence import open_capture
 
-        return open_capture(self.path, camera=self.camera, unit=self.unit)
+        capture = open_capture(self.path, camera=self.camera, unit=self.unit)
+        # A wrong file, unit or camera is told here, not on a page.
+        capture.read(0)
+        return capture
 
     def _show_synthetic(self, server: ViserServer) -> None:
         from jrecon.reconstructor import load

@@ -159,14 +159,20 @@ def frustum(camera: Camera, length: float = 0.35) -> Float[np.ndarray, "8 2 3"]:
 
 
 def depth_picture(
-    depth: Float[np.ndarray, "h w"], mask: Bool[np.ndarray, "h w"] | None = None, most: int = 480
+    depth: Float[np.ndarray, "h w"],
+    mask: Bool[np.ndarray, "h w"] | None = None,
+    most: int = 480,
+    like: Float[np.ndarray, "h w"] | None = None,
 ) -> Image:
-    """A depth map in colours, yellow near and dark far, the object outlined; at most so wide."""
+    """A depth map in colours, yellow near and dark far, the object outlined; at most so wide. The
+    colours span its own depths, or those of another, for pictures that are to be compared."""
     step = max(1, -(-max(depth.shape) // most))
     small = np.asarray(depth)[::step, ::step]
     known = small > 0
     own = known if mask is None else np.asarray(mask)[::step, ::step]
     values = small[own & known] if (own & known).any() else small[known]
+    if like is not None:
+        values = np.asarray(like)[np.asarray(like) > 0]
     low, high = np.percentile(values, [1, 99]) if values.size else (0.0, 1.0)
     image = color_map(-small, -high - 0.8, -low + 0.2, known)
     if mask is not None:

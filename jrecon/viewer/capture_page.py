@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.resources
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from jrecon.viewer.upload import MAX_BYTES, SUFFIXES, check_camera, read_upload
 from jrecon.viewer.worker import Worker
 
 _BLANK = np.full((2, 2, 3), 255, np.uint8)
+# The folders of an absolute path.
+_FOLDERS = re.compile(r"(?<![\w.])/(?:[^/\s'\"]+/)+")
 
 
 class CapturePage:
@@ -250,6 +253,7 @@ def _safe(text: str) -> str:
 
 
 def _plain(error: Exception) -> str:
-    """What went wrong, for a page: a message of ours, or the kind of a surprise."""
+    """What went wrong, for a page: a message of ours, or the kind of a surprise. Where files lie on
+    this machine is not for the page."""
     known = isinstance(error, ValueError | OSError)
-    return _safe(str(error)) if known else f"unexpected: {type(error).__name__}"
+    return _safe(_FOLDERS.sub("", str(error))) if known else f"unexpected: {type(error).__name__}"

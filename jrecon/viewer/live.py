@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import re
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,6 +25,7 @@ _OWN_NAMES = ("localhost", "127.0.0.1", "[::1]")
 # Uploads of all pages that are under way at once. They come in parts of half a megabyte, in one
 # message each; a connection that sends a longer message is closed while it arrives.
 _AT_ONCE, _PART_BYTES, _MESSAGE_BYTES = 4, 2**19, 2**21
+_LONGEST_NAME = 64
 
 
 def start_server(host: str = LOOPBACK, port: int = 8080) -> viser.ViserServer:
@@ -34,8 +36,12 @@ def start_server(host: str = LOOPBACK, port: int = 8080) -> viser.ViserServer:
     """
     with _guarded(allowed_origins(host)):
         server = viser.ViserServer(host=host, port=port, label="jrecon", verbose=False)
-    # Sharing would make the page public through a server elsewhere.
     server.gui.configure_theme(control_width="large", show_logo=False, show_share_button=False)
+    # Sharing would make the page public through a server elsewhere; without its button any program
+    # could still ask for it.
+    interface: Any = server.gui._websock_interface
+    for kind in (_messages.ShareUrlRequest, _messages.ShareUrlDisconnect):
+        interface.unregister_handler(kind)
     server.gui.main_panel.dock_right()
     limit_uploads(server)
     return server
@@ -95,9 +101,20 @@ def limit_uploads(server: viser.ViserServer) -> None:
     gui: Any = server.gui
     interface, under_way = gui._websock_interface, gui._current_file_upload_states
     begin, go_on = gui._handle_file_transfer_start, gui._handle_file_transfer_part
+    ended: deque[str] = deque(maxlen=2 * _AT_ONCE)
+
+    def forget_answers() -> None:
+        """Those to transfers of long ago, which viser keeps for pages that are yet to come."""
+        old = lambda one: (
+            isinstance(one, _messages.FileTransferPartAck)
+            and one.transfer_uuid not in under_way
+            and one.transfer_uuid not in ended
+        )
+        interface.get_message_buffer().remove_from_buffer(old)
 
     def refuse(client_id: int, message: Any, reason: str) -> None:
         under_way.pop(message.transfer_uuid, None)
+        ended.append(message.transfer_uuid)
         client = server.get_clients().get(client_id)
         if client is not None:
             client.add_notification("Not taken", reason, color="red")
@@ -108,6 +125,10 @@ def limit_uploads(server: viser.ViserServer) -> None:
         interface.queue_message(done)
 
     def guarded_begin(client_id: int, message: _messages.FileTransferStartUpload) -> None:
+        # The page chooses the name of a transfer: no honest one is longer.
+        if len(message.transfer_uuid) > _LONGEST_NAME:
+            return
+        forget_answers()
         try:
             check_size(message.filename, message.size_bytes)
         except ValueError as error:
@@ -119,6 +140,7 @@ def limit_uploads(server: viser.ViserServer) -> None:
         if len(under_way) >= _AT_ONCE:
             refuse(client_id, message, f"{safe_name(message.filename)}: wait for the others.")
             return
+        ended.append(message.transfer_uuid)
         begin(client_id, message)
 
     def guarded_part(client_id: int, message: _messages.FileTransferPart) -> None:

@@ -96,7 +96,7 @@ class SyntheticPage:
         shot = self.shot
         taken = take(self._model, self.panel.edits.now, shot)
         depth, mask = np.asarray(taken.depth), np.asarray(taken.mask)
-        images = [depth_picture(one) for one in depth]
+        images = [depth_picture(one, like=np.asarray(taken.clean)) for one in depth]
         # Large enough for each of its pixels to be seen.
         self._picture.image = images[0].repeat(2, axis=0).repeat(2, axis=1)
         camera = camera_of(shot)

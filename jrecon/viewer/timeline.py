@@ -10,13 +10,13 @@ import dataclasses
 import functools
 import threading
 import time
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import viser
-from jaxtyping import UInt8
 
 from jrecon.io.sequence import Capture, Frame
 from jrecon.judge import Verdict, judge
@@ -41,7 +41,8 @@ _BLANK = np.full((2, 2, 3), 255, np.uint8)
 class _Kept:
     """What was found in a frame, without the frame, which can be read again."""
 
-    bits: UInt8[np.ndarray, " b"]
+    mask: bytes
+    """Packed and compressed: images may be large, and frames many."""
     """The mask."""
     result: Reconstruction
     verdict: Verdict
@@ -141,13 +142,15 @@ class Timeline:
         if kept is None:
             self._show_frame(frame, None)
             return
-        mask = np.unpackbits(kept.bits, count=frame.depth.size).astype(bool)
+        mask = np.unpackbits(
+            np.frombuffer(zlib.decompress(kept.mask), np.uint8), count=frame.depth.size
+        ).astype(bool)
         mask = mask.reshape(frame.depth.shape)
         self._show_frame(frame, Found(frame, mask, kept.result, kept.verdict, kept.lost))
 
     def _keep(self, number: int, found: Found) -> None:
-        bits = np.packbits(found.mask)
-        self._kept[number] = _Kept(bits, found.result, found.verdict, found.lost)
+        mask = zlib.compress(np.packbits(found.mask).tobytes())
+        self._kept[number] = _Kept(mask, found.result, found.verdict, found.lost)
         while len(self._kept) > _KEPT:
             self._kept.popitem(last=False)
         if not found.lost:

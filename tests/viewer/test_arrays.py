@@ -101,3 +101,12 @@ def test_depth_pictures_are_bounded(rng):
     assert depth_picture(depth, mask).shape == (32, 48, 3)
     assert max(depth_picture(np.tile(depth, (30, 30)), most=480).shape) <= 480
     assert (depth_picture(np.zeros((4, 4))) == 255).all()
+
+
+def test_depth_pictures_that_are_compared_have_the_same_colours():
+    far = np.full((4, 4), 3.0)
+    far[0] = 1.0
+    near = np.where(far < 2, far, 0.0)
+    one, other = (depth_picture(depth, like=far) for depth in (far, near))
+    np.testing.assert_array_equal(one[0], other[0])
+    assert (depth_picture(near)[0] != other[0]).any()

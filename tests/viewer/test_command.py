@@ -31,7 +31,9 @@ def test_view(capsys, tmp_path):
     assert "no such file or folder" in refused(capsys, "view", file)
     assert "leave out" in refused(capsys, "view", file, "--synthetic")
     assert "need 1 to 65535" in refused(capsys, "view", "--port", "0")
-    file.write_bytes(b"")
+    assert "address of this machine" in refused(capsys, "view", "--host", "192.0.2.1")
+    file.write_text("not a picture")
+    assert "cannot identify it as PNG" in refused(capsys, "view", file, "--camera", "d435")
     (tmp_path / "empty").mkdir()
     assert "got 0 depth files" in refused(capsys, "view", tmp_path / "empty")
 

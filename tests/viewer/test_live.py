@@ -160,6 +160,32 @@ def test_many_parts_of_nothing_are_refused(server):
     assert list(server.gui._current_file_upload_states) == ["t"]
 
 
+def test_refused_uploads_leave_nothing_behind(server):
+    """viser keeps what it sends for pages that are yet to come."""
+    button = server.gui.add_upload_button("file")
+    kept = server.gui._websock_interface.get_message_buffer().message_from_id
+    for count in range(100):
+        send(server, announce(button, 2 * 2**30, transfer=str(count)))
+    send(server, announce(button, 2 * 2**30, transfer="x" * 2**20))
+    acks = [one for one in kept.values() if isinstance(one, _messages.FileTransferPartAck)]
+    assert 0 < len(acks) < 20
+    assert max(len(one.transfer_uuid) for one in acks) < 64
+
+
+def test_messages_name_no_folders():
+    from jrecon.viewer.capture_page import _plain
+
+    said = _plain(ValueError("camera '/home/me/my_rig/K.json': got 4/5 numbers, see docs/inputs"))
+    assert "home" not in said and "rig" not in said
+    assert "K.json" in said.replace("\\", "") and "4/5" in said and "docs/inputs" in said
+
+
+def test_the_page_cannot_be_shared_through_another_server(server):
+    handled = set(server.gui._websock_interface._incoming_handlers)
+    assert _messages.FileTransferPart in handled
+    assert not handled & {_messages.ShareUrlRequest, _messages.ShareUrlDisconnect}
+
+
 def test_a_long_message_ends_the_connection_while_it_arrives(server):
     with connection(server) as socket:
         # The header of a frame of 40 MB, and a part of it: the server does not wait for the rest.
