@@ -6,6 +6,7 @@ to depth (h, w), 0 = nothing, with everything that can be prepared once prepared
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -36,7 +37,7 @@ def open3d_cast(faces: np.ndarray, camera: Camera) -> Engine:
 
 def embreex_cast(faces: np.ndarray, camera: Camera) -> Engine:
     """Embree through embreex, the bindings that trimesh uses: build, then cast."""
-    from embreex import rtcore_scene  # pyright: ignore[reportMissingImports]
+    scenes = importlib.import_module("embreex.rtcore_scene")
     from embreex.mesh_construction import TriangleMesh  # pyright: ignore[reportMissingImports]
 
     directions = np.asarray(rays(camera), np.float32).reshape(-1, 3)
@@ -45,7 +46,7 @@ def embreex_cast(faces: np.ndarray, camera: Camera) -> Engine:
     origins = np.zeros_like(unit)
 
     def engine(vertices: np.ndarray) -> np.ndarray:
-        scene = rtcore_scene.EmbreeScene()
+        scene = scenes.EmbreeScene()
         TriangleMesh(scene, vertices, faces.astype(np.int32))
         distance = scene.run(origins, unit, query="DISTANCE")
         hit = distance < 1e30
