@@ -276,8 +276,8 @@ def test_motion_it_never_saw_is_likelier_than_under_one_gaussian(shared_dir, bod
 
     clips = read_clips(shared_dir / "data" / "motion", body)
     vectors = body_vectors(clips)
-    known = np.concatenate([v[::3] for name, v in vectors.items() if name not in HELD_OUT])
-    unseen = thin(np.concatenate([vectors[name][::3] for name in sorted(HELD_OUT)]))
+    known = np.concatenate([v for name, v in vectors.items() if name not in HELD_OUT])
+    unseen = thin(np.concatenate([vectors[name] for name in sorted(HELD_OUT)]))
     known = with_mirrored(thin(known), body.joint_names)
     _, means, basis, diagonal = fit(known, floors(body.joint_names), 1, 65, 0.0)
     covariance = basis[0] @ basis[0].T + np.diag(diagonal[0] ** 2)

@@ -40,7 +40,7 @@ def read(name, content, tmp_path, camera: str | None = CAMERA):
         "depth.png",
         "../../etc/depth.png",
         r"C:\windows\depth.png",
-        "/root/.ssh/depth.PNG",
+        "/etc/ssh/depth.PNG",
         "a\0.png",
     ),
 )
