@@ -84,9 +84,8 @@ class View(Command):
             raise ValueError(f"port: got {self.port}, need 1 to {2**16 - 1}.")
         # The library under the page waits for ever for an address that is not there.
         try:
-            family, kind, _, _, address = socket.getaddrinfo(self.host, 0, type=socket.SOCK_STREAM)[
-                0
-            ]
+            found = socket.getaddrinfo(self.host, 0, type=socket.SOCK_STREAM)
+            family, kind, _, _, address = found[0]
             with socket.socket(family, kind) as listener:
                 listener.bind(address)
         except OSError as error:

@@ -25,6 +25,7 @@ _OWN_NAMES = ("localhost", "127.0.0.1", "[::1]")
 # Uploads of all pages that are under way at once. They come in parts of half a megabyte, in one
 # message each; a connection that sends a longer message is closed while it arrives.
 _AT_ONCE, _PART_BYTES, _MESSAGE_BYTES = 4, 2**19, 2**21
+# Of a transfer; the page chooses it, as a UUID.
 _LONGEST_NAME = 64
 
 
@@ -101,20 +102,20 @@ def limit_uploads(server: viser.ViserServer) -> None:
     gui: Any = server.gui
     interface, under_way = gui._websock_interface, gui._current_file_upload_states
     begin, go_on = gui._handle_file_transfer_start, gui._handle_file_transfer_part
-    ended: deque[str] = deque(maxlen=2 * _AT_ONCE)
+    recent: deque[str] = deque(maxlen=2 * _AT_ONCE)
 
     def forget_answers() -> None:
         """Those to transfers of long ago, which viser keeps for pages that are yet to come."""
         old = lambda one: (
             isinstance(one, _messages.FileTransferPartAck)
             and one.transfer_uuid not in under_way
-            and one.transfer_uuid not in ended
+            and one.transfer_uuid not in recent
         )
         interface.get_message_buffer().remove_from_buffer(old)
 
     def refuse(client_id: int, message: Any, reason: str) -> None:
         under_way.pop(message.transfer_uuid, None)
-        ended.append(message.transfer_uuid)
+        recent.append(message.transfer_uuid)
         client = server.get_clients().get(client_id)
         if client is not None:
             client.add_notification("Not taken", reason, color="red")
@@ -125,7 +126,6 @@ def limit_uploads(server: viser.ViserServer) -> None:
         interface.queue_message(done)
 
     def guarded_begin(client_id: int, message: _messages.FileTransferStartUpload) -> None:
-        # The page chooses the name of a transfer: no honest one is longer.
         if len(message.transfer_uuid) > _LONGEST_NAME:
             return
         forget_answers()
@@ -140,7 +140,7 @@ def limit_uploads(server: viser.ViserServer) -> None:
         if len(under_way) >= _AT_ONCE:
             refuse(client_id, message, f"{safe_name(message.filename)}: wait for the others.")
             return
-        ended.append(message.transfer_uuid)
+        recent.append(message.transfer_uuid)
         begin(client_id, message)
 
     def guarded_part(client_id: int, message: _messages.FileTransferPart) -> None:
