@@ -53,14 +53,14 @@ class Verdict:
 def judge(result: Reconstruction, limits: Limits = Limits()) -> Verdict:
     """The verdict on one reconstruction (no batch axes)."""
     fit, agreement = result.fit, result.fit.agreement
-    merit = float(agreement.inlier_share) * float(agreement.overlap)
-    sure = 1e3 * float(np.mean(result.prediction.joint_std))
+    merit = float(agreement.merit)
+    expected_mm = 1e3 * float(np.mean(result.prediction.joint_std))
     figures = {
         "agreement": (merit, ".0%", "agreement (pixels explained, times overlap of the outlines)"),
         "visible": (float(agreement.visible_share), ".0%", "of the model shows the object"),
         "residual_mm": (float(agreement.residual_mm), ".0f", "mm apart in depth, in the middle"),
         "predicted_std_mm": (
-            sure, ".0f", "mm is what the learned function expects its joints to be off by",
+            expected_mm, ".0f", "mm is what the learned function expects its joints to be off by",
         ),
         "shape_deviation": (
             float(fit.shape_deviation), ".2f", "standard deviations is how unusual the shape is",

@@ -210,8 +210,7 @@ def _track(
     def go(carry: Any) -> Any:
         anew, done, *before = carry
         again, found, result = attempt(anew)
-        explained = lambda fit: fit.agreement.inlier_share * fit.agreement.overlap
-        better = ~anew | (explained(result) >= explained(before[1]))
+        better = ~anew | (result.agreement.merit >= before[1].agreement.merit)
         kept = jax.tree.map(lambda a, b: jnp.where(better, a, b), (found, result), tuple(before))
         return again, ~again, *kept
 

@@ -26,7 +26,6 @@ are not a thousand independent observations.
 from __future__ import annotations
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -52,8 +51,6 @@ from jrecon.synth.pose_prior import limit_residuals, residuals
 from jrecon.synth.prior import shape_residuals
 
 Scalar = Float[Array, ""]
-_Part = tuple[Scalar, Float[Array, " q"], Float[Array, "q q"]]
-"""Energy, slope and curvature of one kind of pulls or residuals."""
 
 
 @jax.tree_util.register_dataclass
@@ -153,14 +150,9 @@ def linearise(
     points = posed_points(fitter, params)
     pulls = all_pulls(fitter, config, views, anchor, points, widening)
     slopes = point_jacobian(fitter, params)
-    parts = [_of_pulls(points, slopes, each) for each in pulls]
-    parts.append(_of_parameters(fitter, config, anchor, params, widening))
-    energy, slope, curvature = (
-        functools.reduce(jnp.add, each) for each in zip(*parts, strict=True)
-    )
-    seen = [each[2] for each, pull in zip(parts, pulls, strict=False) if pull.seen]
-    measured = functools.reduce(jnp.add, seen, jnp.zeros_like(curvature))
-    return Quadratic(energy, slope, curvature, measured)
+    quadratics = [_of_pulls(points, slopes, each) for each in pulls]
+    quadratics.append(_of_parameters(fitter, config, anchor, params, widening))
+    return jax.tree.map(lambda *parts: sum(parts[1:], parts[0]), *quadratics)
 
 
 def all_pulls(
@@ -183,7 +175,9 @@ def all_pulls(
     return found
 
 
-def _of_pulls(points: Float[Array, "p 3"], slopes: Float[Array, "p 3 q"], pulls: Pulls) -> _Part:
+def _of_pulls(
+    points: Float[Array, "p 3"], slopes: Float[Array, "p 3 q"], pulls: Pulls
+) -> Quadratic:
     """Geman-McClure: w/2 e^2 / (1 + e^2/c^2); reweighted least squares for the derivatives."""
     placed = jnp.einsum("mc,mca->ma", pulls.mix, points[pulls.corners], precision=HIGHEST)
     error = jnp.einsum("mab,mb->ma", pulls.metric, placed - pulls.target, precision=HIGHEST)
@@ -194,16 +188,15 @@ def _of_pulls(points: Float[Array, "p 3"], slopes: Float[Array, "p 3 q"], pulls:
     rows = jnp.einsum("mab,mbq->maq", root[:, None, None] * pulls.metric, moved, precision=HIGHEST)
     rows = rows.reshape(-1, rows.shape[-1])
     error = (root[:, None] * error).reshape(-1)
-    return (
-        energy,
-        jnp.matmul(error, rows, precision=HIGHEST),
-        jnp.matmul(rows.T, rows, precision=HIGHEST),
-    )
+    slope = jnp.matmul(error, rows, precision=HIGHEST)
+    curvature = jnp.matmul(rows.T, rows, precision=HIGHEST)
+    measured = curvature if pulls.seen else jnp.zeros_like(curvature)
+    return Quadratic(energy, slope, curvature, measured)
 
 
 def _of_parameters(
     fitter: Fitter, config: EnergyConfig, anchor: Anchor, params: Params, widening: Scalar
-) -> _Part:
+) -> Quadratic:
     """Half the sum of squares of the residuals of the parameters."""
 
     def errors(step: Array) -> Array:
@@ -212,10 +205,11 @@ def _of_parameters(
 
     at = jnp.zeros(fitter.size)
     error, rows = errors(at), jax.jacfwd(errors)(at)
-    return (
+    return Quadratic(
         0.5 * jnp.sum(error**2),
         jnp.matmul(error, rows, precision=HIGHEST),
         jnp.matmul(rows.T, rows, precision=HIGHEST),
+        jnp.zeros((fitter.size, fitter.size)),
     )
 
 

@@ -32,6 +32,11 @@ class Agreement:
     visible_share: Float[Array, "*batch"]
     """Of the model's pixels: those that show the object, the rest is hidden or out of the image."""
 
+    @property
+    def merit(self) -> Float[Array, "*batch"]:
+        """All in one figure: pixels explained, times the overlap; 1 for full agreement."""
+        return self.inlier_share * self.overlap
+
 
 def agreement(fitter: Fitter, views: tuple[View, ...], params: Params) -> Agreement:
     """Of one lane; for `vmap` and `lax.map`."""

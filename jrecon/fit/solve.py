@@ -46,7 +46,7 @@ CONVERGED, AT_LIMIT, DIVERGED, TOO_FEW = range(4)
 STATUS = ("converged", "hit the limit", "diverged", "too few pixels")
 # Fewer pixels of the object in the window tell nothing.
 LEAST_PIXELS = 24
-# Less agreement than that says no more of how wrong a result is.
+# A merit below this says no more of how wrong a result is.
 _LEAST_MERIT = 0.1
 
 
@@ -61,16 +61,14 @@ class FitConfig:
 
     energy: EnergyConfig = EnergyConfig()
     belief: EnergyConfig = EnergyConfig(
-        patch_m2=0.0072, joints=0.1, turn_rad=0.9, pose=0.25, clear_sigma_m=0.1
+        patch_m2=0.0018, joints=0.1, turn_rad=0.9, pose=0.25, clear_sigma_m=0.1
     )
     """Energy whose curvature tells how sure a result is. Measurements count for less in it than in
     the energy that finds the best parameters: their errors are not independent."""
-    trust: float = 4.0
-    """What views contribute to the curvature of `belief` counts this much where all agrees."""
     mistrust: float = 2.0
-    """And so much less by the agreement (inlier share times overlap) to this power: a curvature
-    knows nothing of a limb that is in the wrong place. How many vertices are within one standard
-    deviation: docs/fitting.md."""
+    """What views contribute to that curvature is multiplied by the merit of the agreement to this
+    power: a curvature knows nothing of a limb that is in the wrong place. How many vertices are
+    within one standard deviation: docs/fitting.md."""
     damping: float = 0.01
     """At the start of each stage, as a share of the diagonal of the curvature."""
     longest_rad: float = 0.4
@@ -201,10 +199,9 @@ def fit_one(
     status = jnp.where(lane.gain < config.tolerance, CONVERGED, AT_LIMIT)
     status = jnp.where(lane.healthy, status, DIVERGED)
     agreed = agreement(fitter, views, params)
-    merit = jnp.clip(agreed.inlier_share * agreed.overlap, _LEAST_MERIT, 1.0)
+    trust = jnp.maximum(agreed.merit, _LEAST_MERIT) ** config.mistrust
     # The rest of the curvature, of priors and the prediction, tells of what was not seen.
-    less = 1.0 - config.trust * merit**config.mistrust
-    curvature = lane.at.curvature - less * lane.at.measured
+    curvature = lane.at.curvature - (1 - trust) * lane.at.measured
     covariance, joint_std, vertex_std = deviations(fitter, params, curvature)
     return FitResult(
         params=params,

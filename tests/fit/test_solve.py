@@ -131,7 +131,8 @@ def lanes(fitter, seen):
     starts = jax.tree.map(lambda x: jnp.stack([x] * 4), anchor(fitter, disturbed()))
     other = jax.tree.map(lambda x: x[::-1], views)
     change = lambda **fields: dataclasses.replace(CONFIG, **fields)
-    more, less = change(mistrust=0.0), change(trust=0.25 * CONFIG.trust)
+    rare = dataclasses.replace(CONFIG.belief, patch_m2=4 * CONFIG.belief.patch_m2)
+    more, less = change(mistrust=0.0), change(belief=rare)
     cases = (views, CONFIG), (other, CONFIG), (views, more), (views, less)
     return [run(fitter, starts, (each,), config) for each, config in cases]
 
@@ -183,7 +184,7 @@ def test_hidden_parts_are_less_certain(fitter, lanes):
 def test_what_views_say_counts_less_where_they_disagree(lanes):
     """Deviations grow, by no more than that; where views said nothing, they stay."""
     found, _, credulous, doubting = lanes
-    agreed = np.asarray(found.agreement.inlier_share * found.agreement.overlap)
+    agreed = np.asarray(found.agreement.merit)
     assert agreed[0] > 0.8 and agreed[2] == 0
     for less, more, most in (
         (found, doubting, 2.0),
