@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.stats import spearmanr
 
 from experiments.bench_body import CONDITIONS, SEED, bench_set, bench_source
 from experiments.clips import read_clips
@@ -37,11 +38,6 @@ from jrecon.synth.example import Example
 
 # A vertex is shown where the depth map has it within this.
 _SEEN_M = 0.03
-
-
-@jax.jit
-def vertices_of(model: ParametricModel, params: Params) -> jax.Array:
-    return pose(model, params).vertices
 
 
 @jax.jit
@@ -82,7 +78,7 @@ def refine(recon: Reconstructor, examples: Example, start: Params) -> Any:
 
 def errors_mm(model: ParametricModel, found: Params, truth: Params) -> np.ndarray:
     """(n, v)"""
-    apart = vertices_of(model, found) - vertices_of(model, truth)
+    apart = pose(model, found).vertices - pose(model, truth).vertices
     return 1e3 * np.linalg.norm(np.asarray(apart), axis=-1)
 
 
@@ -98,7 +94,14 @@ def of_parts(errors: np.ndarray, seen: np.ndarray) -> dict[str, Any]:
     }
 
 
-def condition(recon: Reconstructor, examples: Example) -> dict[str, Any]:
+def rank_correlation(errors: Any, deviations: Any) -> float:
+    """Spearman's, of means of examples: whether deviations tell bad results from good ones."""
+    found: Any = spearmanr(errors, deviations)
+    return round(float(found.statistic), 3)
+
+
+def condition(recon: Reconstructor, examples: Example) -> tuple[dict[str, Any], np.ndarray]:
+    """Figures, and of each example the mean error and the mean deviation (2, n), millimetres."""
     model = recon.model
     arguments = examples.depth, examples.camera, examples.mask
     out = jax.block_until_ready(reconstruct(recon, *arguments))
@@ -111,7 +114,8 @@ def condition(recon: Reconstructor, examples: Example) -> dict[str, Any]:
     after = errors_mm(model, out.params, examples.params)
     inside = after < 1e3 * np.asarray(out.fit.vertex_std)
     deviation = 1e3 * np.asarray(out.fit.vertex_std)
-    return {
+    means = np.stack([after.mean(axis=1), deviation.mean(axis=1)])
+    figures = {
         "before": of_parts(before, seen),
         "after": of_parts(after, seen),
         "within_one_sigma": round(float(inside.mean()), 3),
@@ -121,9 +125,12 @@ def condition(recon: Reconstructor, examples: Example) -> dict[str, Any]:
         "residual_median_mm": round(float(np.median(out.fit.agreement.residual_mm)), 1),
         "overlap_mean": round(float(np.mean(out.fit.agreement.overlap)), 3),
         "status": dict(zip(STATUS, np.bincount(out.fit.status, minlength=4).tolist(), strict=True)),
+        "shape_deviation_99_percent": round(float(np.quantile(out.fit.shape_deviation, 0.99)), 2),
+        "rank_correlation_of_deviation_and_error": rank_correlation(*means),
         "other_start": int(np.sum(np.asarray(out.fit.start) > 0)),
         "ms_per_image": round(elapsed, 1),
     }
+    return figures, means
 
 
 def main() -> None:
@@ -140,9 +147,13 @@ def main() -> None:
     clips = read_clips(args.motion, model)
     report: dict[str, Any] = provenance("experiments/bench_fit.py --motion DIR")
     report |= {"seed": SEED, "count": args.count, "conditions": {}}
+    means: list[np.ndarray] = []
     for name, each in CONDITIONS.items():
         examples = bench_set(bench_source(model, clips, each), each, args.count)
-        report["conditions"][name] = condition(recon, examples)
+        report["conditions"][name], of_each = condition(recon, examples)
+        means.append(of_each)
+        correlation = rank_correlation(*np.concatenate(means, axis=1))
+        report["rank_correlation_of_deviation_and_error"] = correlation
         print(name, json.dumps(report["conditions"][name], indent=1), flush=True)
         if name in ("clean", "mixed"):
             start = disturbed(examples.params, jax.random.key(SEED))
