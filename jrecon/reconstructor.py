@@ -7,7 +7,8 @@
     state, found = track(recon, state, depth, camera, mask)
 
 A `Reconstructor` is a pytree: a learned function, and what its predictions are refined with.
-`reconstruct` is one compiled program for each size of image: predict, observe, fit. So is `track`:
+Both are two compiled programs. A small one, for each size of image, brings the object to the sizes
+that network and fit work on; a large one, the same for every camera, predicts and fits. In a video,
 frames that go on from the last one take a few iterations; the learned function is asked where there
 is nothing to go on from.
 """
@@ -15,6 +16,7 @@ is nothing to go on from.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from typing import Any
 
@@ -24,11 +26,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from jrecon.fit.fitter import Fitter, make_fitter
-from jrecon.fit.observation import observe
+from jrecon.fit.observation import View, observe
 from jrecon.fit.solve import TOO_FEW, FitConfig, FitResult, anchor_of, fit, fit_one, schedule_of
 from jrecon.fit.track import TrackConfig, TrackState, begin, expect, follow, is_lost
 from jrecon.geometry.camera import Camera
-from jrecon.learn.regressor import Prediction, Regressor, predict
+from jrecon.learn.regressor import Prediction, Regressor, predict_views
+from jrecon.learn.view import ObjectView, view_objects
 from jrecon.learn.weights import load_regressor
 from jrecon.model.parametric import ParametricModel, Params, at_level, pose
 
@@ -103,7 +106,7 @@ def reconstruct(
       ValueError: shapes that do not fit together.
     """
     depth, mask = _checked(depth, camera, mask)
-    return _reconstruct(recon, depth, camera, mask)
+    return _reconstruct(recon, *_look(depth, camera, mask, recon.function.network.image))
 
 
 def start_track(recon: Reconstructor) -> TrackState:
@@ -131,7 +134,8 @@ def track(
     depth, mask = _checked(depth, camera, mask)
     if depth.ndim != 2:
         raise ValueError(f"depth: got shape {depth.shape}, need one frame (h, w).")
-    return _track(recon, config or TrackConfig(), state, depth, camera, mask)
+    seen = _look(depth, camera, mask, recon.function.network.image)
+    return _track(recon, config or TrackConfig(), state, *seen)
 
 
 def _checked(depth: Any, camera: Camera, mask: Any) -> tuple[Array, Array]:
@@ -148,20 +152,22 @@ def _checked(depth: Any, camera: Camera, mask: Any) -> tuple[Array, Array]:
     return depth, mask
 
 
-@jax.jit
-def _reconstruct(
-    recon: Reconstructor,
-    depth: Float[Array, "*batch h w"],
-    camera: Camera,
-    mask: Bool[Array, "*batch h w"],
-) -> Reconstruction:
+@functools.partial(jax.jit, static_argnames="size")
+def _look(
+    depth: Float[Array, "*batch h w"], camera: Camera, mask: Bool[Array, "*batch h w"], size: int
+) -> tuple[ObjectView, View]:
+    """What the network sees, `size` pixels along each side, and what the fit compares with."""
     batch = depth.shape[:-2]
-    found = predict(recon.function, depth, camera, mask)
     one = observe
     for _ in batch:
         one = jax.vmap(one)
     wide = jax.tree.map(lambda x: jnp.broadcast_to(x, (*batch, 2)), camera)
-    view = one(depth, wide, mask)
+    return view_objects(depth, camera, mask, size), one(depth, wide, mask)
+
+
+@jax.jit
+def _reconstruct(recon: Reconstructor, seen: ObjectView, view: View) -> Reconstruction:
+    found = predict_views(recon.function, seen)
     anchor = anchor_of(recon.fitter, found.params, found.joint_std)
     result = fit(recon.fitter, anchor, (view,), recon.config)
     posed = pose(recon.model, result.params)
@@ -173,12 +179,10 @@ def _track(
     recon: Reconstructor,
     config: TrackConfig,
     state: TrackState,
-    depth: Float[Array, "h w"],
-    camera: Camera,
-    mask: Bool[Array, "h w"],
+    seen: ObjectView,
+    view: View,
 ) -> tuple[TrackState, Reconstruction]:
     fitter = recon.fitter
-    view = observe(depth, camera, mask)
     known = expect(fitter, recon.config.energy, config, state)
     settings = dataclasses.replace(recon.config, starts=1)
     brief = dataclasses.replace(settings, coarse=(), fine=config.widenings, sweeps=0)
@@ -189,7 +193,7 @@ def _track(
         """From the learned function, or from the last frame; and whether that calls for another."""
         found = jax.lax.cond(
             anew,
-            lambda: predict(recon.function, depth, camera, mask),
+            lambda: predict_views(recon.function, seen),
             lambda: Prediction(known.params, known.joint_std),
         )
         anchor = anchor_of(fitter, found.params, found.joint_std)

@@ -93,13 +93,13 @@ def read_lens(source: str | os.PathLike[str], size: Size | None = None) -> Lens:
     try:
         if figures is not None and not path.exists():
             return _checked(figures, None, size, note="as stated")
-        if not text or (not path.suffix and not path.exists() and path.name == text):
+        if not text or not path.exists():
             near = difflib.get_close_matches(text.lower(), NAMED, 1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ValueError(
-                f"no such sensor or file; need a file, fx,fy,cx,cy, or one of {', '.join(NAMED)}."
-                + hint
-            )
+            need = f"need a file, fx,fy,cx,cy, or one of {', '.join(NAMED)}.{hint}"
+            if path.suffix or path.name != text:
+                raise FileNotFoundError(f"camera {text!r}: no such file; {need}")
+            raise ValueError(f"no such sensor or file; {need}")
         return _read_file(path, size)
     except ValueError as error:
         raise ValueError(f"camera {text!r}: {error}") from error

@@ -19,7 +19,7 @@ from scipy.spatial import KDTree
 from jrecon.geometry import rotation
 from jrecon.geometry.camera import Camera
 from jrecon.learn.regressor import Prediction
-from jrecon.learn.view import HIGHEST, ObjectView, view_object
+from jrecon.learn.view import HIGHEST, ObjectView, view_objects
 from jrecon.model.parametric import ParametricModel, Params
 from jrecon.synth.example import Example
 
@@ -102,7 +102,7 @@ def linear(model: ParametricModel, examples: Example, *, ridge: float = 30.0) ->
 
 @functools.partial(jax.jit, static_argnums=3)
 def _views(depth: Array, camera: Camera, mask: Array, side: int = SIDE) -> ObjectView:
-    return jax.vmap(functools.partial(view_object, size=side))(depth, camera, mask)
+    return view_objects(depth, camera, mask, side)
 
 
 def _features(views: ObjectView) -> Float[Array, "b d"]:

@@ -13,7 +13,6 @@ image, and both answers count: it has not learned the symmetry exactly.
 from __future__ import annotations
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +22,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from jrecon.geometry import rotation
 from jrecon.geometry.camera import Camera
 from jrecon.learn.network import NetworkConfig, Weights, apply_network, init_network
-from jrecon.learn.view import HIGHEST, ObjectView, view_object
+from jrecon.learn.view import HIGHEST, ObjectView, view_objects
 from jrecon.model.parametric import ParametricModel, Params
 from jrecon.model.symmetry import (
     is_symmetric,
@@ -101,22 +100,18 @@ def predict(
       mask: the object's pixels. Where none has a depth, the answer is the mean of the class, and
         its deviation means nothing.
     """
-    batch = depth.shape[:-2]
-    flat = depth.reshape(-1, *depth.shape[-2:])
-    masks = jnp.broadcast_to(mask, depth.shape).reshape(flat.shape)
-    focal, center = (
-        jnp.broadcast_to(x, (*batch, 2)).reshape(-1, 2) for x in (camera.focal, camera.center)
-    )
-    cameras = Camera(focal, center, camera.width, camera.height)
-    views = jax.vmap(functools.partial(view_object, size=function.network.image))(
-        flat, cameras, masks
-    )
-    found = predict_views(function, views)
-    return jax.tree.map(lambda x: x.reshape(*batch, *x.shape[1:]), found)
+    return predict_views(function, view_objects(depth, camera, mask, function.network.image))
 
 
 def predict_views(function: Regressor, views: ObjectView) -> Prediction:
-    """The same from what the network sees, with one batch axis."""
+    """The same from what the network sees; views may have batch axes."""
+    batch = views.middle.shape[:-1]
+    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[len(batch) :]), views)
+    found = _predict_flat(function, flat)
+    return jax.tree.map(lambda x: x.reshape(*batch, *x.shape[1:]), found)
+
+
+def _predict_flat(function: Regressor, views: ObjectView) -> Prediction:
     model, opposite = function.model, function.opposite
     images, scalars = views.image, views.scalars
     if opposite:

@@ -12,6 +12,7 @@ Resampling takes the nearest pixel: averages over an edge would be points in mid
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -87,6 +88,20 @@ def view_object(
         [jnp.log(footprint * 50), jnp.log(distance / 2), count / size**2, jnp.log(side / 100)]
     )
     return ObjectView(image, scalars, turn, middle)
+
+
+def view_objects(
+    depth: Float[Array, "*batch h w"], camera: Camera, mask: Bool[Array, "*batch h w"], size: int
+) -> ObjectView:
+    """The same for batches; batch axes of the camera and of the mask broadcast."""
+    batch, pixels = depth.shape[:-2], depth.shape[-2:]
+    flat, masks = (jnp.broadcast_to(x, depth.shape).reshape(-1, *pixels) for x in (depth, mask))
+    focal, center = (
+        jnp.broadcast_to(x, (*batch, 2)).reshape(-1, 2) for x in (camera.focal, camera.center)
+    )
+    cameras = Camera(focal, center, camera.width, camera.height)
+    views = jax.vmap(functools.partial(view_object, size=size))(flat, cameras, masks)
+    return jax.tree.map(lambda x: x.reshape(*batch, *x.shape[1:]), views)
 
 
 def _window(mask: Bool[Array, "h w"]) -> tuple[Float[Array, " 2"], Float[Array, ""]]:

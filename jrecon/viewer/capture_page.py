@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import viser
@@ -26,6 +27,8 @@ from jrecon.viewer.upload import MAX_BYTES, SUFFIXES, check_camera, read_upload
 from jrecon.viewer.worker import Worker
 
 _BLANK = np.full((2, 2, 3), 255, np.uint8)
+# Every size of image has some compiled code of its own: kept for so many, as pages can send any.
+_SIZES = 16
 # The folders of an absolute path.
 _FOLDERS = re.compile(r"(?<![\w.])/(?:[^/\s'\"]+/)+")
 
@@ -49,6 +52,7 @@ class CapturePage:
         self._seen: tuple[Any, Camera, Any] | None = None
         self.found: Found | None = None
         self._aimed = False
+        self._sizes: set[tuple[int, ...]] = set()
         self._status = server.gui.add_markdown("")
         self._upload_controls()
         tabs = server.gui.add_tab_group()
@@ -145,6 +149,10 @@ class CapturePage:
     def show(self, frame: Frame, found: Found | None = None) -> None:
         """A frame, and what was found in it."""
         self._frame, self.found = frame, None
+        self._sizes.add(frame.depth.shape)
+        if len(self._sizes) > _SIZES:
+            jax.clear_caches()
+            self._sizes = {frame.depth.shape}
         with self._server.atomic():
             self.stage.show_camera(frame.camera)
             if found is not None:
@@ -170,8 +178,8 @@ class CapturePage:
         if self._frame is None:
             raise ValueError("Choose a depth map first.")
         self.say(
-            f"**{_safe(self._frame.name)}**: reconstructing; the first image of a size compiles "
-            "for a minute."
+            f"**{_safe(self._frame.name)}**: reconstructing; the first time this compiles for a "
+            "minute."
         )
         found = results.find(self._subject, self._frame)
         self.timeline.keep(found)

@@ -12,10 +12,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float
 
 from jrecon.candidates import attempts, choose
-from jrecon.fit.observation import observe
+from jrecon.fit.observation import View, observe
 from jrecon.fit.solve import anchor_of, fit
 from jrecon.geometry.camera import Camera
 from jrecon.io.export import export_glb
@@ -99,39 +99,31 @@ def find(subject: Subject, frame: Frame) -> Found:
 def refine(subject: Subject, found: Found, params: Params) -> Found:
     """Fitted again, from other parameters: those of before, or what somebody made of them."""
     start = jax.tree.map(jnp.asarray, params)
-    seen = found.frame.depth, found.frame.camera, found.mask
-    result = _refine(subject.recon, found.result, start, *seen)
+    view = observe(found.frame.depth, found.frame.camera, found.mask)
+    result = _refine(subject.recon, found.result, start, view)
     result = jax.tree.map(np.asarray, result)
     return Found(found.frame, found.mask, result, judge(result))
 
 
 @jax.jit
 def _refine(
-    recon: Reconstructor,
-    before: Reconstruction,
-    start: Params,
-    depth: Float[Array, "h w"],
-    camera: Camera,
-    mask: Bool[Array, "h w"],
+    recon: Reconstructor, before: Reconstruction, start: Params, view: View
 ) -> Reconstruction:
     anchor = anchor_of(recon.fitter, start, before.prediction.joint_std)
-    result = fit(recon.fitter, anchor, (observe(depth, camera, mask),), recon.config)
+    result = fit(recon.fitter, anchor, (view,), recon.config)
     posed = pose(recon.model, result.params)
     return Reconstruction(result.params, posed.vertices, posed.joints, before.prediction, result)
 
 
 def draw(subject: Subject, params: Params, seen: tuple[Any, Camera, Any]) -> Drawn:
     """The model of some parameters over a depth map; `seen`: depth, camera, mask."""
-    made = _draw(subject.recon.model, jax.tree.map(jnp.asarray, params), *seen)
+    model = subject.recon.model
+    posed = pose(model, jax.tree.map(jnp.asarray, params))
+    made = posed.vertices, posed.joints, _gaps(posed.vertices, model.faces, *seen)
     return Drawn(*(np.asarray(x) for x in made))
 
 
-@jax.jit
-def _draw(
-    model: ParametricModel, params: Params, depth: Array, camera: Camera, mask: Array
-) -> tuple[Array, Array, Array]:
-    posed = pose(model, params)
-    return posed.vertices, posed.joints, gaps(posed.vertices, model.faces, depth, camera, mask)
+_gaps = jax.jit(gaps)
 
 
 def record(subject: Subject, found: Found) -> Record:

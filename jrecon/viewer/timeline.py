@@ -255,7 +255,7 @@ class Timeline:
         self._bar.value = 100 * done / count
         self._progress.content = (
             f"Looking for the surest of {count} frames to begin with: {done} done. The first time "
-            "at a size of image this compiles, for a minute."
+            "this compiles, for a minute."
         )
 
 

@@ -1,6 +1,7 @@
 """A rod through a video: followed, lost, found again."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from jrecon.fit.solve import FitConfig
 from jrecon.fit.track import TrackConfig
 from jrecon.learn.regressor import make_regressor
 from jrecon.model.parametric import pose
-from jrecon.reconstructor import Reconstructor, start_track, track
+from jrecon.reconstructor import Reconstructor, _track, start_track, track
 from jrecon.render import render
 from tests.fit.test_solve import CAMERA, placed
 from tests.learn.small_class import NETWORK, rod
@@ -87,6 +88,24 @@ def test_the_shape_becomes_surer_and_nothing_grows(followed):
     assert [float(s.frames) for s in states] == [2, 3, 4, 4, 5, 6]
     assert len({jax.tree.structure(s) for s in states}) == 1
     assert len({tuple(x.shape for x in jax.tree.leaves(s)) for s in states}) == 1
+
+
+def test_another_size_of_image_compiles_no_other_fit(recon, video, followed):
+    """The same scene in a larger image: the same answer, by the same program."""
+    depth, mask = video[5]
+    wide = [jnp.pad(x, [(8, 4), (10, 2)]) for x in (depth, mask)]
+    larger = dataclasses.replace(
+        CAMERA,
+        center=CAMERA.center + jnp.array([10.0, 8.0]),
+        width=CAMERA.width + 12,
+        height=CAMERA.height + 12,
+    )
+    fits: Any = _track
+    programs = fits._cache_size()
+    _, found = track(recon, followed[0][4], wide[0], larger, wide[1])
+    assert fits._cache_size() == programs
+    # What is out of the image is told from what did not come back.
+    assert error_mm(recon, found, 5) < 25
 
 
 def test_wrong_shapes_are_explained(recon, video):

@@ -152,7 +152,7 @@ def test_files_that_are_no_text(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe\x00\x01")
     with pytest.raises(ValueError, match="not a text file"):
         read_camera(tmp_path / "a.txt", SIZE)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=r"none.json': no such file; need a file, fx,fy"):
         read_camera(tmp_path / "none.json", SIZE)
     with pytest.raises(OSError):
         read_camera(tmp_path, SIZE)

@@ -1,8 +1,10 @@
 """The live page: limits of uploads, and the whole of it driven in a browser."""
 
+import dataclasses
 import io
 import re
 import socket
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +18,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus  # noqa: E402
 from websockets.sync.client import connect  # noqa: E402
 from websockets.typing import Subprotocol  # noqa: E402
 
-from jrecon.viewer import results  # noqa: E402
+from jrecon.io.sequence import Frame  # noqa: E402
+from jrecon.viewer import capture_page, results  # noqa: E402
 from jrecon.viewer.capture_page import CapturePage  # noqa: E402
 from jrecon.viewer.live import LOOPBACK, allowed_origins, start_server  # noqa: E402
 from jrecon.viewer.synthetic_page import SyntheticPage  # noqa: E402
@@ -170,6 +173,21 @@ def test_refused_uploads_leave_nothing_behind(server):
     acks = [one for one in kept.values() if isinstance(one, _messages.FileTransferPartAck)]
     assert 0 < len(acks) < 20
     assert max(len(one.transfer_uuid) for one in acks) < 64
+
+
+def test_images_of_many_sizes_leave_little_behind(server, shown, monkeypatch):
+    monkeypatch.setattr(capture_page, "_SIZES", 2)
+    recon, _, depth, camera, _ = shown
+    page = CapturePage(server, results.Subject(recon, recon.model, None))
+    programs: Any = results._gaps
+    kept = []
+    for cut in range(4):
+        part = dataclasses.replace(camera, height=camera.height - cut)
+        page.show(Frame(depth[: part.height], part, "a.png", None, ()))
+        page.redraw()
+        kept.append(programs._cache_size())
+    assert kept[1] == kept[0] + 1
+    assert kept[2:] == [1, 2]
 
 
 def test_messages_name_no_folders():
