@@ -212,10 +212,10 @@ class Reconstruct(Command):
             raise ValueError(
                 f"{frame.name}: no pixel has a depth; is it the right file, and the right unit?"
             )
-        text = f"{frame.name}: reconstructing; a minute the first time at {size[0]} x {size[1]}"
+        text = f"{frame.name}: reconstructing; a minute the first time"
         if self.mask is not None:
             mask = read_mask(self.mask, size)
-            with doing(f"{text} pixels"):
+            with doing(text):
                 yield attempt(load().recon, depth, camera, mask)
             return
         found = find_objects(depth, camera, box=self.box)
@@ -227,7 +227,7 @@ class Reconstruct(Command):
                 "to 6 m). Check --unit and --camera, or say where it is with --mask."
             )
         segments = found.segments[: _TRIED_ALL if self.all else _TRIED]
-        with doing(f"{text} pixels"):
+        with doing(text):
             yield from attempts(load().recon, depth, camera, segments)
 
     def _text(self, one: Candidate) -> str:

@@ -72,7 +72,7 @@ class View(Command):
                 time.sleep(3600)
         except KeyboardInterrupt:
             server.stop()
-        return {"page": url}
+        return {}
 
     def _check(self) -> Capture | None:
         """Everything that can be refused before the page is there."""
