@@ -43,7 +43,7 @@ from jrecon.pictures import plot_lines, write_image
 from jrecon.reconstructor import Reconstructor, load
 from jrecon.synth.example import Example
 
-ITERATIONS = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 18, 21)
+ITERATIONS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 17)
 ADAM_STEPS = (12, 25, 50, 100, 200, 400)
 
 
@@ -57,7 +57,7 @@ def prepared(recon: Reconstructor, example: Example) -> tuple[Anchor, View]:
 @functools.partial(jax.jit, static_argnames="search")
 def by_squares(fitter: Fitter, anchor: Anchor, view: View, count: Any, *, search: bool) -> Params:
     """So many iterations of the shipped schedule; the last one is for the deviations."""
-    config = FitConfig(starts=1, sweeps=2 if search else 0)
+    config = FitConfig(starts=1, sweeps=FitConfig().sweeps if search else ())
     schedule = schedule_of(config)
     last = jnp.arange(len(schedule.belief)) == count
     cut = dataclasses.replace(schedule, belief=last, fresh=schedule.fresh | last, count=count + 1)

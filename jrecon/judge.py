@@ -2,9 +2,9 @@
 
 A learned function answers whatever it is shown, and a fit makes the best of it: a hand before the
 camera comes back as a crouching person. What tells is how much of the object the model explains,
-how well their outlines agree, how much of the model is seen at all, how far from sure the function
-was, and how unusual a shape the fit had to take. `docs/reconstruct.md` has the measurements behind
-the figures.
+how well their outlines agree, how much of the model is seen at all, how far from sure function and
+fit are, and how unusual a shape the fit had to take. `docs/reconstruct.md` has the measurements
+behind the figures.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _DOUBTS = 2
 class Limits:
     """What a result must reach: past the second figure it is refused, in between doubtful."""
 
-    agreement: tuple[float, float] = (0.42, 0.36)
+    agreement: tuple[float, float] = (0.45, 0.37)
     """Share of the object's pixels that the model meets to 50 mm, times the overlap of the
     outlines (intersection over union)."""
     visible: tuple[float, float] = (0.60, 0.40)
@@ -37,6 +37,8 @@ class Limits:
     """What the learned function thought that its joints are off by, before refinement."""
     shape_deviation: tuple[float, float] = (0.85, 1.2)
     """Of the fitted shape in its class, in standard deviations (`FitResult.shape_deviation`)."""
+    vertex_std_mm: tuple[float, float] = (80.0, 200.0)
+    """Standard deviation of the surface after the fit, mean over the vertices."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +66,9 @@ def judge(result: Reconstruction, limits: Limits = Limits()) -> Verdict:
         ),
         "shape_deviation": (
             float(fit.shape_deviation), ".2f", "standard deviations is how unusual the shape is",
+        ),
+        "vertex_std_mm": (
+            1e3 * float(np.mean(fit.vertex_std)), ".0f", "mm is how unsure the fit is, in the mean",
         ),
     }  # fmt: skip
     reasons, refused = [], int(fit.status) in (DIVERGED, TOO_FEW)

@@ -185,7 +185,7 @@ def _track(
     fitter = recon.fitter
     known = expect(fitter, recon.config.energy, config, state)
     settings = dataclasses.replace(recon.config, starts=1)
-    brief = dataclasses.replace(settings, coarse=(), fine=config.widenings, sweeps=0)
+    brief = dataclasses.replace(settings, coarse=(), fine=config.widenings, sweeps=())
     length = 1 + max(len(each.coarse) + len(each.fine) for each in (settings, brief))
     slow, quick = (schedule_of(each, length) for each in (settings, brief))
 

@@ -27,7 +27,7 @@ CAMERA = make_camera(110.0, 110.0, 79.5, 59.5, 160, 120)
 STATED = "110,110,79.5,59.5"
 
 
-def answer(recon, joints_std=0.1, shape=0.5, **agreement):
+def answer(recon, joints_std=0.1, shape=0.5, std=0.03, **agreement):
     """A reconstruction of a person at 2.5 m, upright."""
     model = recon.model
     turn = jnp.zeros((model.num_joints, 3)).at[0, 0].set(jnp.pi)
@@ -42,7 +42,7 @@ def answer(recon, joints_std=0.1, shape=0.5, **agreement):
         agreement=Agreement(**{k: jnp.asarray(v) for k, v in (figures | agreement).items()}),
         shape_deviation=jnp.asarray(shape),
         joint_std=jnp.full(model.num_joints, 0.02),
-        vertex_std=jnp.full(len(model.vertices), 0.03),
+        vertex_std=jnp.full(len(model.vertices), std),
         covariance=0.01 * jnp.eye(size),
         energy=jnp.asarray(1.0),
         start=jnp.asarray(0),
@@ -185,6 +185,8 @@ def test_all_numbers_its_results_and_many_files_name_theirs(capsys, engine, pict
         ({"joints_std": 0.4}, "refused"),
         ({"shape": 1.0}, "doubtful"),
         ({"shape": 1.5}, "refused"),
+        ({"std": 0.1}, "doubtful"),
+        ({"std": 0.25}, "refused"),
         ({"joints_std": 0.32, "visible_share": 0.5}, "doubtful"),
         ({"joints_std": 0.32, "visible_share": 0.5, "residual_mm": 35.0}, "refused"),
     ),

@@ -20,16 +20,18 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 HIGHEST = jax.lax.Precision.HIGHEST
-# Pixels to each side of an outline in which the step at it is looked for.
-_REACH = 5
+# How far to each side of an outline the step at it is looked for: a share of the window's side, and
+# in pixels at least.
+_REACH, _LEAST_REACH = 0.08, 5
 # Smaller steps tell nothing about an edge, metres.
 _LEAST_STEP_M = 0.4
 # Outlines of so many pixels tell how wide the blur is.
 _LEAST_EDGES = 6
 # Narrower blurs, standard deviation in pixels, are not told from sharp edges.
 _SHARP = 0.65
-# Pixels over which what is seen beside an object is continued behind it, as a standard deviation.
-_SPREAD = 8.0
+# How far what is seen beside an object is continued behind it: a standard deviation, as a share of
+# the window's side.
+_SPREAD = 0.125
 # Beside the object lies its background where it is farther by so much, metres.
 _BEHIND_M = 0.1
 # How far behind the object a background that returned nothing may be, metres.
@@ -67,7 +69,7 @@ def measure_blur(depth: Float[Array, "n n"], own: Bool[Array, "n n"]) -> Blur:
     # What returned nothing may have been averaged in before it was lost for being too far.
     with_lost = share_of(covered)
 
-    wide = _kernel(size, jnp.asarray(_SPREAD))
+    wide = _kernel(size, jnp.asarray(_SPREAD * size))
     mean = lambda held: (
         _smooth(wide, jnp.where(held, depth, 0.0)) / jnp.maximum(_smooth(wide, held), 1e-6)
     )
@@ -88,12 +90,13 @@ def _width(depth: Float[Array, "n n"], own: Bool[Array, "n n"]) -> Float[Array, 
     A step of height h that is blurred by a Gaussian is h / (sigma sqrt(2 pi)) steep in its middle.
     """
     found = []
+    reach = max(_LEAST_REACH, round(_REACH * len(depth)))
     for z, held in ((depth, own), (depth.T, own.T)):
         edge = held[:, 1:] != held[:, :-1]
         # Entry i: the edge between columns i and i + 1, and what is around it.
-        complete = (_largest(jnp.where(z > 0, 0.0, 1.0), _REACH) < 0.5)[:, :-1]
-        height = (_largest(z, _REACH) + _largest(-z, _REACH))[:, :-1]
-        steepest = _largest(jnp.abs(z[:, 1:] - z[:, :-1]), _REACH - 1)
+        complete = (_largest(jnp.where(z > 0, 0.0, 1.0), reach) < 0.5)[:, :-1]
+        height = (_largest(z, reach) + _largest(-z, reach))[:, :-1]
+        steepest = _largest(jnp.abs(z[:, 1:] - z[:, :-1]), reach - 1)
         widths = height / jnp.maximum(steepest, 1e-3) / (2 * jnp.pi) ** 0.5
         told = edge & complete & (height > _LEAST_STEP_M)
         found.append(jnp.where(told, widths, jnp.nan).reshape(-1))

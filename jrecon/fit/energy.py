@@ -61,7 +61,7 @@ class EnergyConfig:
     sigma_m: float = 0.010
     """Standard deviation of a measured point along the normal, near the camera: clothes and hair,
     the model's own error, the sensor's noise."""
-    sigma_per_m: float = 0.002
+    sigma_per_m: float = 0.001
     """Times the square of the depth, added to it in quadrature, as is the noise of the view."""
     patch_m2: float = 0.0009
     """Area that counts as one independent measurement."""
@@ -77,12 +77,12 @@ class EnergyConfig:
     """Weight of the anchor's joints; its deviations count as standard deviations."""
     turn_rad: float = 2.0
     """Standard deviation of a joint's rotation from the anchor's."""
-    shape_std: float = 0.8
+    shape_std: float = 1.6
     """Standard deviation of shape coefficients from the anchor's."""
     pose: float = 0.5
     """Weight of the pose prior's negative log density."""
     limits: float = 1.0
-    shape: float = 0.5
+    shape: float = 1.0
     """Weight of the shape prior's negative log density."""
     sphere_sigma_m: float = 0.01
 

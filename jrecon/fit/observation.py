@@ -31,8 +31,8 @@ _RAMP, _NOISES = 3.0, 3.0
 _FAR_M = 50.0
 # Depth that blur may have put off by so much, metres, is trusted half.
 _SURE_M = 0.02
-# Ramps are followed over so many pixels, at most.
-_WIDEST_RAMP = 4
+# Ramps are followed over so many pixels, at most, as a share of the window's side.
+_WIDEST_RAMP = 1 / 16
 
 
 @jax.tree_util.register_dataclass
@@ -75,8 +75,8 @@ def observe(
     camera: Camera,
     mask: Bool[Array, "h w"],
     *,
-    size: int = 64,
-    samples: int = 640,
+    size: int = 96,
+    samples: int = 960,
     hole_trust: float = 0.1,
     rotation: Float[Array, "3 3"] | None = None,
     translation: Float[Array, " 3"] | None = None,
@@ -94,7 +94,7 @@ def observe(
     """
     depth = jnp.where(jnp.isfinite(depth) & (depth > 0), depth, 0.0)
     mask = mask & (depth > 0)
-    low, high = _bounds(mask)
+    low, high = _bounds(mask, size)
     part = window(camera, low, high, size, size)
     step = (jnp.arange(size) + 0.5) / size
     u, v = (low[axis] + step * (high[axis] - low[axis]) for axis in (0, 1))
@@ -145,7 +145,7 @@ def _clear(depth: Float[Array, "n n"], blur: Float[Array, ""]) -> Float[Array, "
     a pixel, and more where it is blurred."""
     clear = _least_around(jnp.where(depth > 0, depth, _FAR_M))
     widen = lambda i, clear: jnp.where(1.5 * blur > i, _least_around(clear), clear)
-    return jax.lax.fori_loop(0, _WIDEST_RAMP, widen, clear)
+    return jax.lax.fori_loop(0, round(_WIDEST_RAMP * len(depth)), widen, clear)
 
 
 def _least_around(image: Float[Array, "n n"]) -> Float[Array, "n n"]:
@@ -193,8 +193,11 @@ def _roughness(depth: Float[Array, "n n"], own: Bool[Array, "n n"]) -> Float[Arr
     return jnp.nan_to_num(rough)
 
 
-def _bounds(mask: Bool[Array, "h w"]) -> tuple[Float[Array, " 2"], Float[Array, " 2"]]:
-    """Outer edges of a square window around a mask, in pixels; of the image if it is empty."""
+def _bounds(mask: Bool[Array, "h w"], size: int) -> tuple[Float[Array, " 2"], Float[Array, " 2"]]:
+    """Outer edges of a square window around a mask, in pixels; of the image if it is empty.
+
+    At least `size` pixels: steps between copies of one would say that there is no noise, no blur.
+    """
     edges = []
     for axis in (0, 1):
         held = jnp.any(mask, axis=axis)
@@ -204,9 +207,10 @@ def _bounds(mask: Bool[Array, "h w"]) -> tuple[Float[Array, " 2"], Float[Array, 
         last = jnp.where(some, count - 1 - jnp.argmax(held[::-1]), count - 1)
         edges.append(jnp.stack([first - 0.5, last + 0.5]))
     low, high = jnp.stack(edges, axis=1)
-    half = jnp.max(high - low) * (0.5 + _MARGIN / 2)
-    middle = (low + high) / 2
-    return middle - half, middle + half
+    side = jnp.maximum(jnp.max(high - low) * (1 + _MARGIN), size)
+    # From the edge of a pixel on, so that a window without scaling has every pixel once.
+    low = jnp.round((low + high - side + 1) / 2) - 0.5
+    return low, low + side
 
 
 def evenly(held: Bool[Array, " n"], count: int) -> tuple[Int[Array, " k"], Bool[Array, " k"]]:

@@ -43,10 +43,14 @@ _ANCHOR = 1.0
 
 
 def search_limbs(
-    fitter: Fitter, views: tuple[View, ...], anchor: Anchor, params: Params, sweeps: int = 2
+    fitter: Fitter,
+    views: tuple[View, ...],
+    anchor: Anchor,
+    params: Params,
+    sweeps: int | Int[Array, ""] = 2,
 ) -> Params:
-    """Parameters with each limb in the best of the poses that were tried. One lane; for `vmap` and
-    `lax.map`."""
+    """Parameters with each limb in the best of the poses that were tried, `sweeps` times one after
+    the other. One lane; for `vmap` and `lax.map`."""
     count = len(fitter.limbs)
     if not count or not len(fitter.radii):
         return params

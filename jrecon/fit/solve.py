@@ -10,9 +10,10 @@ method", in its simplest form: a third after a step that helped, four times afte
 The robust functions begin wide and become narrow in stages, each of which starts from the energy of
 its own width. A lane whose numbers are not finite keeps the last parameters that were.
 
-Between the first, coarse iterations and the others, limbs that were predicted wrong are put where
-they explain more (`jrecon.fit.search`). Starts may be several: the prediction may have front and
-back, or left and right, confused. The one that ends with the least energy is kept.
+Between the first, coarse iterations and the others, and once more when those narrow, limbs that are
+in the wrong place are put where they explain more (`jrecon.fit.search`). Starts may be several: the
+prediction may have front and back, or left and right, confused. The one that ends with the least
+energy is kept.
 """
 
 from __future__ import annotations
@@ -61,8 +62,9 @@ class FitConfig:
 
     energy: EnergyConfig = EnergyConfig()
     belief: EnergyConfig = EnergyConfig(
-        patch_m2=0.0018, joints=0.1, turn_rad=0.9, pose=0.25, clear_sigma_m=0.1
-    )
+        sigma_per_m=0.002, patch_m2=0.0018, joints=0.1, turn_rad=0.9, shape_std=0.8, pose=0.25,
+        shape=0.5,
+    )  # fmt: skip
     """Energy whose curvature tells how sure a result is. Measurements count for less in it than in
     the energy that finds the best parameters: their errors are not independent."""
     mistrust: float = 2.0
@@ -79,10 +81,11 @@ class FitConfig:
     """How much less energy another start must end with than the prediction."""
     coarse: tuple[float, ...] = _static((6.0,) * 4)
     """Widening of the robust functions in each iteration before limbs are searched for."""
-    fine: tuple[float, ...] = _static((3.0,) * 6 + (1.5,) * 5 + (1.0,) * 6)
+    fine: tuple[float, ...] = _static((3.0,) * 4 + (1.5,) * 4 + (1.0,) * 5)
     """And after it."""
-    sweeps: int = _static(2)
-    """How often each limb is tried elsewhere, see `jrecon.fit.search`; 0: never."""
+    sweeps: tuple[int, ...] = _static((2, 1))
+    """How often each limb is tried elsewhere (see `jrecon.fit.search`) after the coarse iterations,
+    and at the next changes of the widening; (): never."""
     unsure_m: float = 0.2
     """Predictions whose joints are expected to be farther off, on average, are not relied upon:
     another start is tried as well."""
@@ -125,8 +128,8 @@ class Schedule:
     widening: Float[Array, " i"]
     fresh: Bool[Array, " i"]
     """The energy is another one than before: it is evaluated, and nothing moves."""
-    search: Bool[Array, " i"]
-    """Limbs are searched for, before that."""
+    search: Int[Array, " i"]
+    """How often each limb is tried elsewhere, before that."""
     belief: Bool[Array, " i"]
     """The energy is that which tells how sure the result is."""
     count: Int[Array, ""]
@@ -150,11 +153,15 @@ def schedule_of(config: FitConfig, length: int | None = None) -> Schedule:
     """The iterations of a fit, in arrays of some length."""
     widening = np.array([*config.coarse, *config.fine, 1.0], np.float32)
     count, first = len(widening), len(config.coarse)
-    search = (np.arange(count) == first) & (config.sweeps > 0)
     belief = np.arange(count) == count - 1
     fresh = np.diff(widening, prepend=-1.0) != 0
+    fresh[first] = True
+    search = np.zeros(count, np.int32)
+    narrower = first + np.flatnonzero(fresh[first:-1])
+    for place, sweeps in zip(narrower, config.sweeps, strict=False):
+        search[place] = sweeps
     wide = (0, (length or count) - count)
-    full = [np.pad(x, wide) for x in (widening, fresh | search | belief, search, belief)]
+    full = [np.pad(x, wide) for x in (widening, fresh | belief, search, belief)]
     widening, fresh, search, belief = map(jnp.asarray, full)
     return Schedule(widening, fresh, search, belief, jnp.asarray(count, jnp.int32))
 
@@ -261,9 +268,9 @@ def _descend(
         healthy=jnp.asarray(False),
     )
 
-    def search(lane: _Lane, _: Params) -> tuple[Params, Anchor]:
+    def search(lane: _Lane, _: Params, sweeps: Array) -> tuple[Params, Anchor]:
         # Joints stay anchored where they were predicted, rotations where the search has put them.
-        params = search_limbs(fitter, views, lane.anchor, lane.params, config.sweeps)
+        params = search_limbs(fitter, views, lane.anchor, lane.params, sweeps)
         known = dataclasses.replace(lane.anchor.params, pose=params.pose)
         return params, dataclasses.replace(lane.anchor, params=known)
 
@@ -273,8 +280,9 @@ def _descend(
         step = _step(fitter, config, lane.at, lane.damping) * jnp.where(now.fresh, 0.0, 1.0)
         candidate, anchor = move(fitter, lane.params, step), lane.anchor
         if config.sweeps:
-            keep = lambda lane, candidate: (candidate, lane.anchor)
-            candidate, anchor = jax.lax.cond(now.search, search, keep, lane, candidate)
+            keep = lambda lane, candidate, _: (candidate, lane.anchor)
+            known = lane, candidate, now.search
+            candidate, anchor = jax.lax.cond(now.search > 0, search, keep, *known)
         terms = _where(now.belief, config.belief, config.energy)
         at = linearise(fitter, terms, views, anchor, candidate, now.widening)
         following = _judged(config, now, lane, candidate, anchor, at)
