@@ -144,21 +144,13 @@ def figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def table(summary: dict[str, Any]) -> str:
     """For docs/reconstruct.md: verdicts, and the range of each figure of the verdict."""
-    names = (
-        "agreement", "visible", "residual_mm", "predicted_joint_std_mm", "shape_deviation",
-        "vertex_std_mm",
-    )  # fmt: skip
+    names = {
+        "agreement": "agreement", "visible": "visible", "residual_mm": "residual, mm",
+        "predicted_joint_std_mm": "predicted, mm", "shape_deviation": "shape",
+        "vertex_std_mm": "unsure, mm",
+    }  # fmt: skip
     words = ("frames", "good", "doubtful", "refused")
-    columns = (
-        "",
-        *words,
-        "agreement",
-        "visible",
-        "residual, mm",
-        "predicted, mm",
-        "shape",
-        "unsure, mm",
-    )
+    columns = ("", *words, *names.values())
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for kind, entry in summary.items():
         cells = [kind, *(str(entry[word]) for word in words)]

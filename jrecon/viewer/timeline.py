@@ -42,8 +42,7 @@ class _Kept:
     """What was found in a frame, without the frame, which can be read again."""
 
     mask: bytes
-    """Packed and compressed: images may be large, and frames many."""
-    """The mask."""
+    """Its pixels as bits, compressed: images may be large, and frames many."""
     result: Reconstruction
     verdict: Verdict
     lost: bool

@@ -26,9 +26,10 @@ def fitter():
 
 @pytest.fixture(scope="module")
 def view(fitter):
-    """A rod before a wall."""
+    """A rod before a wall, with noise of a centimetre."""
     seen = render(pose(fitter.model, placed()).vertices, fitter.model.faces, CAMERA)
     depth = jnp.where(seen.mask, seen.depth, 3.5)
+    depth += 0.01 * jax.random.normal(jax.random.key(0), depth.shape)
     return observe(depth, CAMERA, seen.mask, size=36, samples=100)
 
 
@@ -45,7 +46,7 @@ def test_depth_alone_brings_it_back(fitter, view):
     before, after = (distance(fitter, each, placed()) for each in (start, found))
     assert before > 0.15
     assert after < 0.015
-    assert float(loss(found)) < 2e-3 * float(loss(start))
+    assert float(loss(found)) < 1.1 * float(loss(placed()))
     assert history.shape == (120,)
     assert float(loss(found)) <= float(history.min()) + 1e-3
 

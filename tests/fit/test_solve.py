@@ -191,6 +191,8 @@ def test_what_views_say_counts_less_where_they_disagree(lanes):
         (credulous, found, agreed[[0, 3]] ** (-CONFIG.mistrust / 2)),
     ):
         ratio = np.asarray(more.vertex_std / less.vertex_std)
-        assert (ratio[[0, 3]] > 1 - 1e-4).all() and (ratio[[0, 3]] > 1.001).any(axis=1).all()
+        assert (ratio[[0, 3]] > 1 - 1e-4).all() and (ratio[3] > 1.01).all()
         assert (ratio[[0, 3]].T < 1.001 * np.asarray(most)).all()
+        # What views alone tell grows nearly as much as it may.
+        assert (ratio[[0, 3]].max(axis=1) > 1 + 0.9 * (np.asarray(most) - 1)).all()
         np.testing.assert_allclose(ratio[2], 1.0, rtol=1e-3)
