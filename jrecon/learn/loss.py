@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from jrecon.geometry import rotation
 from jrecon.learn.regressor import Prediction
 from jrecon.metrics import surface_shares
-from jrecon.model.parametric import ParametricModel, dense_weights, pose
+from jrecon.model.parametric import ParametricModel, Params, dense_weights, pose
 from jrecon.synth.example import Example
 
 
@@ -28,8 +28,10 @@ class LossConfig:
     rotations: float = 0.05
     """Per unit of mean absolute difference of matrix entries; joints that move no vertex of the
     loss, or little of the surface, are learned by it."""
-    shape: float = 0.01
-    """Per unit of mean absolute difference of coefficients."""
+    shape: float = 1.0
+    """Per metre of mean distance between the unposed surfaces: all that shapes are learned by.
+    Posed surfaces and joints would teach them to make good for poses: limbs of which it is not
+    known where they point are nearer to everywhere if they are short."""
     deviation: float = 0.02
     """Per nat of the Laplace likelihood of the joints' errors."""
 
@@ -70,12 +72,13 @@ def loss(
     judge: Judge, found: Prediction, truth: Example, config: LossConfig
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """The loss of a batch, and mean errors in millimetres for people to read."""
-    posed, target = pose(judge.model, found.params), pose(judge.model, truth.params)
+    posed, target = pose(judge.model, _of_pose(judge.model, found)), pose(judge.model, truth.params)
     vertices = _distance(posed.vertices, target.vertices) @ judge.vertices
     apart = _distance(posed.joints, target.joints)
     joints = apart @ judge.joints
     turned = rotation.exp(found.params.pose) - rotation.exp(truth.params.pose)
-    shape = jnp.abs(found.params.shape - truth.params.shape)
+    unposed = lambda shape: jnp.einsum("vas,bs->bva", judge.model.shape_basis, shape)
+    shape = _distance(unposed(found.params.shape), unposed(truth.params.shape)) @ judge.vertices
     # Deviations learn from the errors, errors not from them.
     error = jax.lax.stop_gradient(apart)
     deviation = jnp.log(found.joint_std) + error / found.joint_std
@@ -84,6 +87,14 @@ def loss(
     if judge.model.num_shape:
         total += config.shape * shape.mean()
     return total, {"vertices_mm": 1e3 * vertices.mean(), "joints_mm": 1e3 * joints.mean()}
+
+
+def _of_pose(model: ParametricModel, found: Prediction) -> Params:
+    """What was found, of which pose and root joint can learn, but not the shape."""
+    shape = jax.lax.stop_gradient(found.params.shape)
+    # Translations were found by what the shape does to the place of the root joint.
+    moved = jnp.einsum("as,bs->ba", model.joint_basis[0], found.params.shape - shape)
+    return Params(shape, found.params.pose, found.params.translation + moved)
 
 
 def _distance(a: Float[Array, "*n 3"], b: Float[Array, "*n 3"]) -> Float[Array, "*n"]:
