@@ -58,7 +58,7 @@ def prepared(recon: Reconstructor, example: Example) -> tuple[Anchor, View]:
 def by_squares(fitter: Fitter, anchor: Anchor, view: View, count: Any, *, search: bool) -> Params:
     """So many iterations of the shipped schedule; the last one is for the deviations."""
     config = FitConfig(starts=1, sweeps=FitConfig().sweeps if search else ())
-    schedule = schedule_of(config)
+    schedule = schedule_of(config, len(fitter.limbs))
     last = jnp.arange(len(schedule.belief)) == count
     cut = dataclasses.replace(schedule, belief=last, fresh=schedule.fresh | last, count=count + 1)
     return fit_one(fitter, anchor, (view,), config, cut).params
@@ -91,7 +91,9 @@ def profile(fitter: Fitter, recon: Reconstructor, example: Example) -> dict[str,
     parts: dict[str, tuple[Any, ...]] = {
         "predict, once": (predict, recon.function, *seen),
         "observe, once": (observe, *seen),
-        "search for limbs, once": (search_limbs, fitter, (view,), anchor, params),
+        "search for limbs, once": (
+            search_limbs, fitter, (view,), anchor, params, len(fitter.limbs),
+        ),
         "iteration": (linearise, fitter, config.energy, (view,), anchor, params, one),
         "  pose": (posed_points, fitter, params),
         "  derivatives of points": (point_jacobian, fitter, params),

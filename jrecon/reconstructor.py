@@ -185,9 +185,11 @@ def _track(
     fitter = recon.fitter
     known = expect(fitter, recon.config.energy, config, state)
     settings = dataclasses.replace(recon.config, starts=1)
-    brief = dataclasses.replace(settings, coarse=(), fine=config.widenings, sweeps=())
+    brief = dataclasses.replace(settings, coarse=(), fine=config.widenings, sweeps=(0, 1))
     length = 1 + max(len(each.coarse) + len(each.fine) for each in (settings, brief))
-    slow, quick = (schedule_of(each, length) for each in (settings, brief))
+    slow = schedule_of(settings, len(fitter.limbs), length)
+    quick = schedule_of(brief, config.limbs, length)
+    quick = dataclasses.replace(quick, limb=state.turns, margin=jnp.asarray(config.margin))
 
     def attempt(anew: Array) -> tuple[Array, Prediction, FitResult]:
         """From the learned function, or from the last frame; and whether that calls for another."""

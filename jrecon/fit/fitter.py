@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jrecon.geometry import rotation
 from jrecon.geometry.mesh import Topology, face_areas, make_topology
-from jrecon.model.jacobian import jacobian
+from jrecon.model.jacobian import step_jacobian
 from jrecon.model.parametric import ParametricModel, Params, dense_weights, pose, sparse_weights
 from jrecon.model.symmetry import mirrored_pose
 from jrecon.synth.pose_prior import PosePrior, pose_prior, without_orientation
@@ -77,14 +77,6 @@ class Fitter:
     def size(self) -> int:
         """Number of unknowns."""
         return self.shapes + 3 * len(self.joints) + 3
-
-    @property
-    def columns(self) -> np.ndarray:
-        """Of the unknowns in the model's full parameter vector."""
-        first = self.model.num_shape
-        turns = first + 3 * np.array(self.joints)[:, None] + np.arange(3)
-        last = first + 3 * self.model.num_joints + np.arange(3)
-        return np.concatenate([np.arange(self.shapes), turns.ravel(), last])
 
 
 def make_fitter(
@@ -301,17 +293,7 @@ def posed_points(fitter: Fitter, params: Params) -> Float[Array, "p 3"]:
 
 def point_jacobian(fitter: Fitter, params: Params) -> Float[Array, "p 3 q"]:
     """Their derivative with respect to a step."""
-    return jacobian(fitter.points, params)[:, :, fitter.columns] @ tangent(fitter, params)[None]
-
-
-def tangent(fitter: Fitter, params: Params) -> Float[Array, "q q"]:
-    """From steps to changes of parameters: for rotations the inverse left Jacobian of SO(3)."""
-    chosen = np.array(fitter.joints)
-    blocks = rotation.left_jacobian_inverse(params.pose[chosen])
-    count = len(fitter.joints)
-    spread = jnp.zeros((count, 3, count, 3)).at[np.arange(count), :, np.arange(count)].set(blocks)
-    turns = spread.reshape(3 * count, 3 * count)
-    return jax.scipy.linalg.block_diag(jnp.eye(fitter.shapes), turns, jnp.eye(3))
+    return step_jacobian(fitter.points, params, fitter.joints, fitter.shapes)
 
 
 def joint_points(fitter: Fitter) -> Int[np.ndarray, " j"]:

@@ -47,19 +47,32 @@ def search_limbs(
     views: tuple[View, ...],
     anchor: Anchor,
     params: Params,
-    sweeps: int | Int[Array, ""] = 2,
+    tries: int | Int[Array, ""],
+    first: int | Int[Array, ""] = 0,
+    margin: float | Float[Array, ""] = 0.0,
 ) -> Params:
-    """Parameters with each limb in the best of the poses that were tried, `sweeps` times one after
-    the other. One lane; for `vmap` and `lax.map`."""
+    """Parameters with some limbs in the best of the poses that were tried. One lane; for `vmap` and
+    `lax.map`.
+
+    Args:
+      tries: how many limbs, one after the other, and from the first again after the last.
+      first: number of the limb to begin with; any.
+      margin: energy that a limb has to save, or it stays where it is.
+    """
     count = len(fitter.limbs)
     if not count or not len(fitter.radii):
         return params
-    place = lambda i, params: _place(fitter, views, anchor, params, i % count)
-    return jax.lax.fori_loop(0, sweeps * count, place, params)
+    place = lambda i, params: _place(fitter, views, anchor, params, (first + i) % count, margin)
+    return jax.lax.fori_loop(0, tries, place, params)
 
 
 def _place(
-    fitter: Fitter, views: tuple[View, ...], anchor: Anchor, params: Params, limb: Array
+    fitter: Fitter,
+    views: tuple[View, ...],
+    anchor: Anchor,
+    params: Params,
+    limb: Array,
+    margin: float | Array,
 ) -> Params:
     """One limb to where it explains most."""
     posed = pose(fitter.points, params)
@@ -84,7 +97,7 @@ def _place(
         jnp.linalg.norm(ends - anchor.joints[chain][None], axis=-1) / anchor.joint_std[chain][None]
     )
     score += 0.5 * _ANCHOR * jnp.sum(real[None] * jnp.minimum(off, 4.0) ** 2, axis=-1)
-    best = jnp.argmin(jnp.where(jnp.isfinite(score), score, jnp.inf))
+    best = jnp.argmin(jnp.where(jnp.isfinite(score), score, jnp.inf).at[0].add(-margin))
     slots = jnp.where(real, chain, len(params.pose))
     turns = params.pose.at[slots].set(tried[best], mode="drop")
     return Params(params.shape, turns, params.translation)

@@ -129,11 +129,15 @@ class Schedule:
     fresh: Bool[Array, " i"]
     """The energy is another one than before: it is evaluated, and nothing moves."""
     search: Int[Array, " i"]
-    """How often each limb is tried elsewhere, before that."""
+    """How many limbs are tried elsewhere, before that; a limb may have several turns."""
     belief: Bool[Array, " i"]
     """The energy is that which tells how sure the result is."""
     count: Int[Array, ""]
     """How many iterations there are; entries after these only fill the arrays up."""
+    limb: Int[Array, ""]
+    """The limb that every search begins with."""
+    margin: Float[Array, ""]
+    """Energy that a limb has to save there."""
 
 
 @jax.tree_util.register_dataclass
@@ -149,8 +153,8 @@ class _Lane:
     healthy: Bool[Array, ""]
 
 
-def schedule_of(config: FitConfig, length: int | None = None) -> Schedule:
-    """The iterations of a fit, in arrays of some length."""
+def schedule_of(config: FitConfig, limbs: int, length: int | None = None) -> Schedule:
+    """The iterations of a fit, in arrays of some length; a sweep of the search is so many limbs."""
     widening = np.array([*config.coarse, *config.fine, 1.0], np.float32)
     count, first = len(widening), len(config.coarse)
     belief = np.arange(count) == count - 1
@@ -159,11 +163,12 @@ def schedule_of(config: FitConfig, length: int | None = None) -> Schedule:
     search = np.zeros(count, np.int32)
     narrower = first + np.flatnonzero(fresh[first:-1])
     for place, sweeps in zip(narrower, config.sweeps, strict=False):
-        search[place] = sweeps
+        search[place] = sweeps * limbs
     wide = (0, (length or count) - count)
     full = [np.pad(x, wide) for x in (widening, fresh | belief, search, belief)]
     widening, fresh, search, belief = map(jnp.asarray, full)
-    return Schedule(widening, fresh, search, belief, jnp.asarray(count, jnp.int32))
+    scalars = jnp.asarray(count, jnp.int32), jnp.zeros((), jnp.int32), jnp.zeros(())
+    return Schedule(widening, fresh, search, belief, *scalars)
 
 
 def fit(
@@ -197,7 +202,7 @@ def fit_one(
     schedule: Schedule | None = None,
 ) -> FitResult:
     """One lane; for `vmap` and `lax.map`. A schedule replaces that of the configuration."""
-    schedule = schedule or schedule_of(config)
+    schedule = schedule or schedule_of(config, len(fitter.limbs))
     enough = sum(jnp.sum(view.own) for view in views) >= LEAST_PIXELS
     # Jitted, so that it is traced once for its shapes and its use, which takes seconds.
     run = jax.jit(functools.partial(_descend, fitter, config, schedule, views))
@@ -268,9 +273,10 @@ def _descend(
         healthy=jnp.asarray(False),
     )
 
-    def search(lane: _Lane, _: Params, sweeps: Array) -> tuple[Params, Anchor]:
+    def search(lane: _Lane, _: Params, tries: Array) -> tuple[Params, Anchor]:
         # Joints stay anchored where they were predicted, rotations where the search has put them.
-        params = search_limbs(fitter, views, lane.anchor, lane.params, sweeps)
+        start = lane.anchor, lane.params
+        params = search_limbs(fitter, views, *start, tries, schedule.limb, schedule.margin)
         known = dataclasses.replace(lane.anchor.params, pose=params.pose)
         return params, dataclasses.replace(lane.anchor, params=known)
 

@@ -39,6 +39,10 @@ class TrackConfig:
         default=(2.0,) * 2 + (1.0,) * 4, metadata=dict(static=True)
     )
     """Of the robust functions, in each iteration that goes on from the last frame."""
+    limbs: int = dataclasses.field(default=1, metadata=dict(static=True))
+    """That are tried elsewhere in each of these frames, in turns: see `jrecon.fit.search`."""
+    margin: float = 8.0
+    """Energy that one of them has to save: the search is too coarse to tell neighbours apart."""
     turn_rad: float = 0.25
     """Standard deviation of the rotation of a joint from the expected one."""
     joint_m: float = 0.05
@@ -70,6 +74,8 @@ class TrackState:
     """Share of the object's pixels that is usually explained."""
     lost: Int[Array, ""]
     """Frames since then; -1: nothing was found yet."""
+    turns: Int[Array, ""]
+    """Of limbs that were tried elsewhere."""
 
 
 def begin(fitter: Fitter) -> TrackState:
@@ -82,6 +88,7 @@ def begin(fitter: Fitter) -> TrackState:
         frames=jnp.zeros(()),
         explained=jnp.zeros(()),
         lost=jnp.full((), -1, jnp.int32),
+        turns=jnp.zeros((), jnp.int32),
     )
 
 
@@ -117,8 +124,11 @@ def is_lost(config: TrackConfig, state: TrackState, result: FitResult) -> Bool[A
 
 def follow(config: TrackConfig, state: TrackState, result: FitResult) -> TrackState:
     """The state after a frame."""
+    turns = state.turns + config.limbs
     waiting = dataclasses.replace(
-        state, lost=jnp.where(state.lost < 0, state.lost, state.lost + 1).astype(jnp.int32)
+        state,
+        lost=jnp.where(state.lost < 0, state.lost, state.lost + 1).astype(jnp.int32),
+        turns=turns,
     )
     # Too long ago to say anything of how fast things move, or of what is usual.
     anew = (state.lost < 0) | (state.lost >= config.patience)
@@ -135,6 +145,7 @@ def follow(config: TrackConfig, state: TrackState, result: FitResult) -> TrackSt
         frames=count,
         explained=usual + 0.1 * (result.agreement.inlier_share - usual),
         lost=jnp.zeros((), jnp.int32),
+        turns=turns,
     )
     lost = is_lost(config, dataclasses.replace(state, explained=usual), result)
     return jax.tree.map(lambda a, b: jnp.where(lost, a, b), waiting, going)

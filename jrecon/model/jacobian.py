@@ -15,6 +15,7 @@ about one pass in all. Derivation, with the terms of `jrecon.model.parametric`:
 
 from __future__ import annotations
 
+import functools
 import math
 
 import jax
@@ -58,8 +59,9 @@ def jacobian(
         model = select_vertices(model, vertex_ids)
     params = broadcast_params(params)
     batch = params.translation.shape[:-1]
+    whole = tuple(range(model.num_joints)), model.num_shape
     if not batch:
-        return _jacobian_one(model, params)
+        return _jacobian_one(model, params, *whole)
     flat = jax.tree.map(
         lambda leaf: leaf.reshape(math.prod(batch), *leaf.shape[len(batch) :]), params
     )
@@ -67,14 +69,38 @@ def jacobian(
     # time of all at once (64 of them at 2,000 vertices). An accelerator wants them all at once.
     stacked = jax.lax.platform_dependent(
         flat,
-        cpu=lambda many: jax.lax.map(lambda one: _jacobian_one(model, one), many),
-        default=lambda many: jax.vmap(lambda one: _jacobian_one(model, one))(many),
+        cpu=lambda many: jax.lax.map(lambda one: _jacobian_one(model, one, *whole), many),
+        default=lambda many: jax.vmap(lambda one: _jacobian_one(model, one, *whole))(many),
     )
     return stacked.reshape(*batch, *stacked.shape[1:])
 
 
-@jax.jit
-def _jacobian_one(model: ParametricModel, params: Params) -> Float[Array, "v 3 q"]:
+def step_jacobian(
+    model: ParametricModel, params: Params, joints: tuple[int, ...], shapes: int
+) -> Float[Array, "v 3 q"]:
+    """Derivative of the posed vertices with respect to a step on the tangent space, at no step.
+
+    Args:
+      params: the point to differentiate at, without batch axes.
+      joints: those that turn: by exp(w) on the side of the parent, w in radians.
+      shapes: how many shape coefficients change, from the first on.
+
+    Returns:
+      Metres per unit of each coefficient, of w of each joint, and of the translation.
+    """
+    return _jacobian_one(model, params, joints, shapes, turned=True)
+
+
+@functools.partial(jax.jit, static_argnames=("joints", "shapes", "turned"))
+def _jacobian_one(
+    model: ParametricModel,
+    params: Params,
+    joints: tuple[int, ...],
+    shapes: int,
+    turned: bool = False,
+) -> Float[Array, "v 3 q"]:
+    """Columns of some shape coefficients and joints; of rotation vectors, or of what they are
+    `turned` by."""
     rest = rest_vertices(model, params.shape, pose_feature(model, params.shape, params.pose))
     rest_joints = model.joints + jnp.einsum(
         "jas,s->ja", model.joint_basis, params.shape, precision=HIGHEST
@@ -83,12 +109,15 @@ def _jacobian_one(model: ParametricModel, params: Params) -> Float[Array, "v 3 q
     transforms = skinning_transforms(frames, positions, rest_joints)
     blended = blend_transforms(model, transforms)[:, :, :3]
 
-    by_shape = _shape_columns(model, frames, blended)
-    by_pose = _pose_columns(model, params.pose, frames, positions, transforms, rest)
-    if model.corrective != "none":
-        chosen = np.array(model.corrective_joints)
-        by_pose = by_pose.at[:, :, chosen].add(_corrective_columns(model, params.pose, blended))
-    if model.corrective == "quaternion":
+    by_shape = _shape_columns(model, frames, blended, shapes)
+    left = jnp.eye(3)[None] if turned else rotation.left_jacobian(params.pose[np.array(joints)])
+    by_pose = _pose_columns(model, joints, left, frames, positions, transforms, rest)
+    fed = tuple(joint for joint in model.corrective_joints if joint in joints)
+    if model.corrective != "none" and fed:
+        places = np.array([joints.index(joint) for joint in fed])
+        more = _corrective_columns(model, fed, params.pose, blended, turned)
+        by_pose = by_pose.at[:, :, places].add(more)
+    if model.corrective == "quaternion" and shapes > 1:
         last = jnp.einsum("vab,vb->va", blended, model.pose_basis[:, :, -1], precision=HIGHEST)
         by_shape = by_shape.at[:, :, 1].add(last)
     count = len(model.vertices)
@@ -97,15 +126,19 @@ def _jacobian_one(model: ParametricModel, params: Params) -> Float[Array, "v 3 q
 
 
 def _shape_columns(
-    model: ParametricModel, frames: Float[Array, "j 3 3"], blended: Float[Array, "v 3 3"]
+    model: ParametricModel,
+    frames: Float[Array, "j 3 3"],
+    blended: Float[Array, "v 3 3"],
+    count: int,
 ) -> Float[Array, "v 3 s"]:
+    joint_basis, shape_basis = model.joint_basis[:, :, :count], model.shape_basis[:, :, :count]
     # The chain is linear in the rest joints, so its derivative is the chain of their derivatives.
     moved = jax.vmap(
         lambda basis: _chain_translation(model.parents, frames, basis), in_axes=-1, out_axes=-1
-    )(model.joint_basis)
-    offset = moved - jnp.einsum("jab,jbs->jas", frames, model.joint_basis, precision=HIGHEST)
+    )(joint_basis)
+    offset = moved - jnp.einsum("jab,jbs->jas", frames, joint_basis, precision=HIGHEST)
     carried = jnp.einsum("vj,jas->vas", dense_weights(model), offset, precision=HIGHEST)
-    return carried + jnp.einsum("vab,vbs->vas", blended, model.shape_basis, precision=HIGHEST)
+    return carried + jnp.einsum("vab,vbs->vas", blended, shape_basis, precision=HIGHEST)
 
 
 def _chain_translation(
@@ -132,27 +165,30 @@ def descends(parents: tuple[int, ...]) -> Float[Array, "j j"]:
 
 def _pose_columns(
     model: ParametricModel,
-    pose: Float[Array, "j 3"],
+    joints: tuple[int, ...],
+    left: Float[Array, "c 3 3"],
     frames: Float[Array, "j 3 3"],
     positions: Float[Array, "j 3"],
     transforms: Float[Array, "j 3 4"],
     rest: Float[Array, "v 3"],
-) -> Float[Array, "v 3 j 3"]:
+) -> Float[Array, "v 3 c 3"]:
+    """Of some joints; `left` is from a change of their vectors to a rotation in the parent's
+    frame."""
     count, slots = model.weights.shape
-    joints = model.num_joints
+    chosen = np.array(joints)
     # lever[v, i] = sum over joints k below i of w_vk (T_k v - P_i): the arm about joint i.
     below = descends(model.parents)
-    lever = jnp.zeros((count, 3, joints))
-    flat = transforms.reshape(joints, 12)
+    lever = jnp.zeros((count, 3, len(joints)))
+    flat, below, centers = transforms.reshape(-1, 12), below[chosen], positions[chosen].T
     for k in range(slots):
         joint = model.weight_joints[:, k]
         own = flat[joint].reshape(count, 3, 4)
         point = jnp.einsum("vab,vb->va", own[:, :, :3], rest, precision=HIGHEST) + own[:, :, 3]
         above = below.T[joint] * model.weights[:, k, None]
-        lever = lever + above[:, None, :] * (point[:, :, None] - positions.T[None])
-    up = np.maximum(np.array(model.parents), 0)
-    parent_frames = frames[up].at[0].set(jnp.eye(3))
-    axes = jnp.matmul(parent_frames, rotation.left_jacobian(pose), precision=HIGHEST)
+        lever = lever + above[:, None, :] * (point[:, :, None] - centers[None])
+    up = np.array(model.parents)[chosen]
+    parent_frames = jnp.where((up < 0)[:, None, None], jnp.eye(3)[None], frames[up])
+    axes = jnp.matmul(parent_frames, left, precision=HIGHEST)
     # Row a of the result is (axis x lever)_a, written out to stay in one fused loop.
     x, y, z = (lever[:, a, :, None] for a in range(3))
     ax, ay, az = (axes[None, :, a, :] for a in range(3))
@@ -160,18 +196,26 @@ def _pose_columns(
 
 
 def _corrective_columns(
-    model: ParametricModel, pose: Float[Array, "j 3"], blended: Float[Array, "v 3 3"]
+    model: ParametricModel,
+    joints: tuple[int, ...],
+    pose: Float[Array, "j 3"],
+    blended: Float[Array, "v 3 3"],
+    turned: bool,
 ) -> Float[Array, "v 3 c 3"]:
-    """What the pose correctives add to the columns of the joints that feed them."""
-    chosen = np.array(model.corrective_joints)
-    slope = jax.vmap(jax.jacfwd(lambda one: joint_feature(model.corrective, one)))(pose[chosen])
-    joints, width, _ = slope.shape
+    """What the pose correctives add to the columns of some of the joints that feed them."""
+    own = pose[np.array(joints)]
+    slope = jax.vmap(jax.jacfwd(lambda one: joint_feature(model.corrective, one)))(own)
+    if turned:
+        slope = jnp.matmul(slope, rotation.left_jacobian_inverse(own), precision=HIGHEST)
+    count, width, _ = slope.shape
     # A joint's features turn with that joint alone: one product with a block-diagonal matrix.
-    diagonal = np.arange(joints)
-    blocks = jnp.zeros((joints, width, joints, 3)).at[diagonal, :, diagonal].set(slope)
-    basis = model.pose_basis[:, :, : joints * width].reshape(-1, joints * width)
-    rest_motion = jnp.matmul(basis, blocks.reshape(joints * width, -1), precision=HIGHEST)
+    diagonal = np.arange(count)
+    blocks = jnp.zeros((count, width, count, 3)).at[diagonal, :, diagonal].set(slope)
+    first = width * np.array([model.corrective_joints.index(joint) for joint in joints])
+    features = (first[:, None] + np.arange(width)).ravel()
+    basis = model.pose_basis[:, :, features].reshape(-1, count * width)
+    rest_motion = jnp.matmul(basis, blocks.reshape(count * width, -1), precision=HIGHEST)
     moved = jnp.einsum(
-        "vab,vbc->vac", blended, rest_motion.reshape(-1, 3, joints * 3), precision=HIGHEST
+        "vab,vbc->vac", blended, rest_motion.reshape(-1, 3, count * 3), precision=HIGHEST
     )
-    return moved.reshape(-1, 3, joints, 3)
+    return moved.reshape(-1, 3, count, 3)

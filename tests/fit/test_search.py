@@ -22,7 +22,7 @@ def test_a_limb_that_was_predicted_elsewhere_is_found():
     truth, guess = placed(bend=0.75), placed(bend=-0.75)
     seen = render(pose(fitter.model, truth).vertices, fitter.model.faces, CAMERA)
     view = observe(jnp.where(seen.mask, seen.depth, 3.5), CAMERA, seen.mask, samples=160)
-    find = jax.jit(functools.partial(search_limbs, sweeps=1))
+    find = jax.jit(functools.partial(search_limbs, tries=1))
     anchor = jax.jit(anchor_of)(fitter, guess, jnp.full(2, 0.2))
     found = find(fitter, (view,), anchor, guess)
     error = lambda p: float(

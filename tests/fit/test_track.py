@@ -90,6 +90,22 @@ def test_the_shape_becomes_surer_and_nothing_grows(followed):
     assert len({tuple(x.shape for x in jax.tree.leaves(s)) for s in states}) == 1
 
 
+def test_a_limb_that_is_lost_is_found_again(recon, video):
+    """What goes on from the last frame ends in the nearest place; the search looks farther."""
+    truth = moving(0)
+    wrong = dataclasses.replace(truth, pose=truth.pose.at[1, 0].set(-0.8))
+    state = dataclasses.replace(
+        start_track(recon), params=wrong, frames=jnp.asarray(5.0), lost=jnp.zeros((), jnp.int32)
+    )
+    errors = {}
+    for limbs in (0, 1):
+        config = TrackConfig(limbs=limbs, turn_rad=1.0, joint_m=0.3)
+        after, found = track(recon, state, video[0][0], CAMERA, video[0][1], config)
+        assert after.turns == limbs
+        errors[limbs] = error_mm(recon, found, 0)
+    assert errors[1] < 25 < errors[0]
+
+
 def test_another_size_of_image_compiles_no_other_fit(recon, video, followed):
     """The same scene in a larger image: the same answer, by the same program."""
     depth, mask = video[5]

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jrecon.model.jacobian import jacobian
+from jrecon.geometry import rotation
+from jrecon.model.jacobian import jacobian, step_jacobian
 from jrecon.model.parametric import (
     Params,
     at_level,
@@ -109,6 +110,29 @@ def test_analytic_jacobian_equals_forward_mode(corrective, at_rest):
     want = quick_jit(jax.jacfwd(by_vector))(to_vector(params))
     got = fast_jacobian(model, params)
     assert np.isfinite(want).all()
+    np.testing.assert_allclose(got, want, atol=5e-6)
+
+
+@pytest.mark.parametrize("corrective", CORRECTIVES)
+def test_the_jacobian_of_a_step_equals_forward_mode(corrective):
+    """Of some joints, not in order, and of some coefficients."""
+    model = random_model(corrective=corrective)
+    joints, shapes, params = (3, 0, 1), 2, params_of(model)
+
+    def stepped(step):
+        turns = step[shapes:-3].reshape(-1, 3)
+        turned = rotation.compose(turns, params.pose[np.array(joints)])
+        moved = Params(
+            params.shape.at[:shapes].add(step[:shapes]),
+            params.pose.at[np.array(joints)].set(turned),
+            params.translation + step[-3:],
+        )
+        return pose(model, moved).vertices
+
+    want = quick_jit(jax.jacfwd(stepped))(jnp.zeros(shapes + 3 * len(joints) + 3))
+    got = quick_jit(step_jacobian, static_argnames=("joints", "shapes"))(
+        model, params, joints=joints, shapes=shapes
+    )
     np.testing.assert_allclose(got, want, atol=5e-6)
 
 
