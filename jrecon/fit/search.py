@@ -1,9 +1,9 @@
-"""Limbs that were predicted wrong: tried elsewhere, before the fit begins.
+"""Limbs that are in the wrong place: tried elsewhere, in the midst of a fit.
 
 A fit goes downhill: an arm that was predicted raised while it hangs stays where it is, or ends in
 the nearest thing that looks like an arm. So each limb (a chain of joints that ends free: an arm, a
 leg, a finger) is tried in many poses, one limb after the other, and is left in the one that
-explains best what was seen. For this the limb is a few spheres, which is coarse, but a thousand
+explains best what was seen. For this the limb is a few spheres, which is coarse, but five hundred
 poses cost no more than one step of the fit:
 
 - measured points lie on the spheres of the limb, or on the rest of the object,

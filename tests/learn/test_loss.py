@@ -26,11 +26,11 @@ def judge(source):
     return make_judge(source.model)
 
 
-def away(truth, rng, turn=0.3):
-    """A prediction that is off, and by how much it may be off is known to nobody."""
+def away(truth, rng):
+    """A prediction that is wrong in everything."""
     off = lambda x, by: x + by * jnp.asarray(rng.standard_normal(x.shape), jnp.float32)
     params = truth.params
-    found = Params(off(params.shape, 0.8), off(params.pose, turn), off(params.translation, 0.1))
+    found = Params(off(params.shape, 0.8), off(params.pose, 0.3), off(params.translation, 0.1))
     return Prediction(found, jnp.full(params.pose.shape[:2], 0.2))
 
 
