@@ -9,8 +9,7 @@
 A `Reconstructor` is a pytree: a learned function, and what its predictions are refined with.
 Both are two compiled programs. A small one, for each size of image, brings the object to the sizes
 that network and fit work on; a large one, the same for every camera, predicts and fits. In a video,
-frames that go on from the last one take a few iterations; the learned function is asked where there
-is nothing to go on from.
+frames that go on from the last one, and from what the learned function says, take a few iterations.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from jaxtyping import Array, Bool, Float
 from jrecon.fit.fitter import Fitter, make_fitter
 from jrecon.fit.observation import View, observe
 from jrecon.fit.solve import TOO_FEW, FitConfig, FitResult, anchor_of, fit, fit_one, schedule_of
-from jrecon.fit.track import TrackConfig, TrackState, begin, expect, follow, is_lost
+from jrecon.fit.track import TrackConfig, TrackState, begin, expect, follow, fuse, is_lost
 from jrecon.geometry.camera import Camera
 from jrecon.learn.regressor import Prediction, Regressor, predict_views
 from jrecon.learn.view import ObjectView, view_objects
@@ -183,51 +182,52 @@ def _track(
     view: View,
 ) -> tuple[TrackState, Reconstruction]:
     fitter = recon.fitter
-    known = expect(fitter, recon.config.energy, config, state)
+    predicted = predict_views(recon.function, seen)
+    told = anchor_of(fitter, predicted.params, predicted.joint_std)
+    known = fuse(config, expect(fitter, recon.config.energy, config, state), told)
     settings = dataclasses.replace(recon.config, starts=1)
     brief = dataclasses.replace(settings, coarse=(), fine=config.widenings, sweeps=(0, 1))
     length = 1 + max(len(each.coarse) + len(each.fine) for each in (settings, brief))
     slow = schedule_of(settings, len(fitter.limbs), length)
-    quick = schedule_of(brief, config.limbs, length)
-    quick = dataclasses.replace(quick, limb=state.turns, margin=jnp.asarray(config.margin))
+    quick = schedule_of(brief, 1, length)
+    quick = dataclasses.replace(
+        quick,
+        search=config.limbs * quick.search,
+        limb=state.turns,
+        margin=jnp.asarray(config.margin),
+    )
+    # The shape is known better than one prediction can tell.
+    share = state.frames / (1.0 + state.frames)
+    shape = told.params.shape + share * (state.params.shape - told.params.shape)
+    told = dataclasses.replace(
+        told,
+        params=dataclasses.replace(told.params, shape=shape),
+        shape_sigma=known.shape_sigma,
+    )
 
-    def attempt(anew: Array) -> tuple[Array, Prediction, FitResult]:
-        """From the learned function, or from the last frame; and whether that calls for another."""
-        found = jax.lax.cond(
-            anew,
-            lambda: predict_views(recon.function, seen),
-            lambda: Prediction(known.params, known.joint_std),
-        )
-        anchor = anchor_of(fitter, found.params, found.joint_std)
-        # The shape is known better than one prediction can tell.
-        share = jnp.where(anew, state.frames / (1.0 + state.frames), 1.0)
-        shape = found.params.shape + share * (state.params.shape - found.params.shape)
-        anchor = dataclasses.replace(
-            anchor,
-            params=dataclasses.replace(anchor.params, shape=shape),
-            shape_sigma=known.shape_sigma,
-            turn_sigma=jnp.where(anew, anchor.turn_sigma, known.turn_sigma),
-        )
-        plan = jax.tree.map(lambda a, b: jnp.where(anew, a, b), slow, quick)
-        result = fit_one(fitter, anchor, (view,), settings, plan)
+    def attempt(anew: Array) -> tuple[Array, FitResult]:
+        """From the prediction alone, or from the last frame; and whether that calls for another."""
+        either = lambda a, b: jnp.where(anew, a, b)
+        anchor, plan = jax.tree.map(either, (told, slow), (known, quick))
+        result = fit_one(fitter, anchor, (view,), settings, plan, predicted.params.pose)
         again = ~anew & is_lost(config, state, result) & (result.status != TOO_FEW)
-        return again, found, result
+        return again, result
 
     def go(carry: Any) -> Any:
-        anew, done, *before = carry
-        again, found, result = attempt(anew)
-        better = ~anew | (result.agreement.merit >= before[1].agreement.merit)
-        kept = jax.tree.map(lambda a, b: jnp.where(better, a, b), (found, result), tuple(before))
-        return again, ~again, *kept
+        anew, done, before = carry
+        again, result = attempt(anew)
+        better = ~anew | (result.agreement.merit >= before.agreement.merit)
+        kept = jax.tree.map(lambda a, b: jnp.where(better, a, b), result, before)
+        return again, ~again, kept
 
     anew = (state.lost < 0) | (state.lost >= config.patience)
     blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(attempt, anew))
-    start = (anew, jnp.asarray(False), *blank[1:])
     # One loop of at most two rounds, so that the fit is compiled once.
-    *_, found, result = jax.lax.while_loop(lambda carry: ~carry[1], go, start)
+    start = (anew, jnp.asarray(False), blank[1])
+    *_, result = jax.lax.while_loop(lambda carry: ~carry[1], go, start)
     posed = pose(recon.model, result.params)
     return follow(config, state, result), Reconstruction(
-        result.params, posed.vertices, posed.joints, found, result
+        result.params, posed.vertices, posed.joints, predicted, result
     )
 
 

@@ -48,6 +48,7 @@ def search_limbs(
     anchor: Anchor,
     params: Params,
     tries: int | Int[Array, ""],
+    hint: Float[Array, "j 3"],
     first: int | Int[Array, ""] = 0,
     margin: float | Float[Array, ""] = 0.0,
 ) -> Params:
@@ -56,13 +57,16 @@ def search_limbs(
 
     Args:
       tries: how many limbs, one after the other, and from the first again after the last.
+      hint: a pose that is tried besides those of the fitter, such as a prediction.
       first: number of the limb to begin with; any.
       margin: energy that a limb has to save, or it stays where it is.
     """
     count = len(fitter.limbs)
     if not count or not len(fitter.radii):
         return params
-    place = lambda i, params: _place(fitter, views, anchor, params, (first + i) % count, margin)
+    place = lambda i, params: _place(
+        fitter, views, anchor, params, hint, (first + i) % count, margin
+    )
     return jax.lax.fori_loop(0, tries, place, params)
 
 
@@ -71,6 +75,7 @@ def _place(
     views: tuple[View, ...],
     anchor: Anchor,
     params: Params,
+    hint: Float[Array, "j 3"],
     limb: Array,
     margin: float | Array,
 ) -> Params:
@@ -81,7 +86,7 @@ def _place(
     chain, own = fitter.limbs_joints[limb], fitter.limbs_spheres[limb]
     real, some = chain >= 0, own >= 0
     chain, own = jnp.maximum(chain, 0), jnp.maximum(own, 0)
-    tried = _candidates(fitter, params, chain)
+    tried = _candidates(fitter, params, hint, chain)
     placed, ends = _moved(fitter, posed, chain, real, own, spheres[own], tried)
     score = jnp.zeros(len(tried))
     for view in views:
@@ -103,11 +108,13 @@ def _place(
     return Params(params.shape, turns, params.translation)
 
 
-def _candidates(fitter: Fitter, params: Params, chain: Int[Array, " c"]) -> Float[Array, "m c 3"]:
-    """As it is, near that, and all over."""
+def _candidates(
+    fitter: Fitter, params: Params, hint: Float[Array, "j 3"], chain: Int[Array, " c"]
+) -> Float[Array, "m c 3"]:
+    """As it is, as hinted, near that which is, and all over."""
     now = params.pose[chain]
     near = rotation.compose(fitter.nudges, jnp.broadcast_to(now, fitter.nudges.shape))
-    return jnp.concatenate([now[None], near, fitter.bank[:, chain]])
+    return jnp.concatenate([now[None], hint[chain][None], near, fitter.bank[:, chain]])
 
 
 def _moved(

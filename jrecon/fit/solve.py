@@ -200,12 +200,15 @@ def fit_one(
     views: tuple[View, ...],
     config: FitConfig,
     schedule: Schedule | None = None,
+    hint: Float[Array, "j 3"] | None = None,
 ) -> FitResult:
-    """One lane; for `vmap` and `lax.map`. A schedule replaces that of the configuration."""
+    """One lane; for `vmap` and `lax.map`. A schedule replaces that of the configuration; limbs are
+    tried as in a hinted pose, too, by default that of the anchor."""
     schedule = schedule or schedule_of(config, len(fitter.limbs))
+    hint = anchor.params.pose if hint is None else hint
     enough = sum(jnp.sum(view.own) for view in views) >= LEAST_PIXELS
     # Jitted, so that it is traced once for its shapes and its use, which takes seconds.
-    run = jax.jit(functools.partial(_descend, fitter, config, schedule, views))
+    run = jax.jit(functools.partial(_descend, fitter, config, schedule, views, hint))
     best, lane, history = _best_of(run, _starts(fitter, anchor), config, anchor)
     params = _where(enough & lane.healthy, lane.params, anchor.params)
     status = jnp.where(lane.gain < config.tolerance, CONVERGED, AT_LIMIT)
@@ -256,6 +259,7 @@ def _descend(
     config: FitConfig,
     schedule: Schedule,
     views: tuple[View, ...],
+    hint: Float[Array, "j 3"],
     anchor: Anchor,
 ) -> tuple[_Lane, Float[Array, " i"]]:
     """All iterations from one start, and the energy after each."""
@@ -276,7 +280,7 @@ def _descend(
     def search(lane: _Lane, _: Params, tries: Array) -> tuple[Params, Anchor]:
         # Joints stay anchored where they were predicted, rotations where the search has put them.
         start = lane.anchor, lane.params
-        params = search_limbs(fitter, views, *start, tries, schedule.limb, schedule.margin)
+        params = search_limbs(fitter, views, *start, tries, hint, schedule.limb, schedule.margin)
         known = dataclasses.replace(lane.anchor.params, pose=params.pose)
         return params, dataclasses.replace(lane.anchor, params=known)
 

@@ -2,14 +2,17 @@
 
     state = begin(fitter)
     known = expect(fitter, fit_config.energy, config, state)   # an anchor for the next frame
+    known = fuse(config, known, anchor_of(fitter, ...))        # and what is predicted from it
     result = fit(fitter, known, (view,), fit_config)
     state = follow(config, state, result)
 
 What is known before a frame is seen: parameters go on changing as they did, by less and less; how
 far joints turn and move between frames; and the shape, which is the same in all frames, so that it
-becomes surer with every one. A frame that explains much less than those before is a lost one: the
-state waits, ever less sure of where things are, until something is found again. `jrecon.track`
-asks the learned function then.
+becomes surer with every one. What the learned function says of each frame is heeded as well, as a
+Kalman filter would: it knows nothing of the frames before, so it does not go on with their errors.
+A frame that explains much less than those before is a lost one: the state waits, ever less sure of
+where things are, until something is found again. `jrecon.track` begins anew with the learned
+function then.
 """
 
 from __future__ import annotations
@@ -39,7 +42,7 @@ class TrackConfig:
         default=(2.0,) * 2 + (1.0,) * 4, metadata=dict(static=True)
     )
     """Of the robust functions, in each iteration that goes on from the last frame."""
-    limbs: int = dataclasses.field(default=1, metadata=dict(static=True))
+    limbs: int = 1
     """That are tried elsewhere in each of these frames, in turns: see `jrecon.fit.search`."""
     margin: float = 8.0
     """Energy that one of them has to save: the search is too coarse to tell neighbours apart."""
@@ -47,6 +50,12 @@ class TrackConfig:
     """Standard deviation of the rotation of a joint from the expected one."""
     joint_m: float = 0.05
     """And of its place."""
+    heed: float = 4.0
+    """How much predicted joints of the frame count beside that; 1: as much as they are sure. Fitted
+    to simulated recordings (experiments/bench_track.py)."""
+    facing_rad: float = 0.8
+    """Predictions count half where the object faces so far from the expected direction: they may
+    have front and back confused."""
     persistence: float = 0.6
     """Share of the last change that the next one is expected to be."""
     least_overlap: float = 0.45
@@ -109,6 +118,21 @@ def expect(fitter: Fitter, energy: EnergyConfig, config: TrackConfig, state: Tra
         joint_std=jnp.full(len(joints), config.joint_m) * longer,
         shape_sigma=jnp.maximum(jax.lax.rsqrt(1.0 + state.frames), 0.1),
         turn_sigma=longer * config.turn_rad / energy.turn_rad,
+    )
+
+
+def fuse(config: TrackConfig, known: Anchor, told: Anchor) -> Anchor:
+    """What is known of joints before a frame, and what is predicted from it: means, weighted by how
+    sure both are."""
+    turned = rotation.compose(told.params.pose[0], -known.params.pose[0])
+    angle = jnp.linalg.norm(turned)
+    heed = config.heed / (1 + (angle / config.facing_rad) ** 4)
+    sure, more = known.joint_std**-2, heed * told.joint_std**-2
+    share = (more / (sure + more))[:, None]
+    return dataclasses.replace(
+        known,
+        joints=known.joints + share * (told.joints - known.joints),
+        joint_std=(sure + more) ** -0.5,
     )
 
 

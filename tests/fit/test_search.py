@@ -1,5 +1,6 @@
 """Limbs that were predicted wrong are put where they were seen."""
 
+import dataclasses
 import functools
 
 import jax
@@ -24,7 +25,7 @@ def test_a_limb_that_was_predicted_elsewhere_is_found():
     view = observe(jnp.where(seen.mask, seen.depth, 3.5), CAMERA, seen.mask, samples=160)
     find = jax.jit(functools.partial(search_limbs, tries=1))
     anchor = jax.jit(anchor_of)(fitter, guess, jnp.full(2, 0.2))
-    found = find(fitter, (view,), anchor, guess)
+    found = find(fitter, (view,), anchor, guess, hint=guess.pose)
     error = lambda p: float(
         jnp.linalg.norm(
             pose(fitter.model, p).vertices - pose(fitter.model, truth).vertices, axis=-1
@@ -36,8 +37,13 @@ def test_a_limb_that_was_predicted_elsewhere_is_found():
     np.testing.assert_array_equal(found.pose[0], guess.pose[0])
     np.testing.assert_array_equal(found.translation, guess.translation)
     # From where it was seen it does not go far.
-    stays = find(fitter, (view,), jax.jit(anchor_of)(fitter, truth, jnp.full(2, 0.2)), truth)
-    assert error(stays) < 0.15
+    sure = jax.jit(anchor_of)(fitter, truth, jnp.full(2, 0.2))
+    assert error(find(fitter, (view,), sure, truth, hint=truth.pose)) < 0.15
+    # A hint is one of the poses that are tried, and here the best of them.
+    fitter = dataclasses.replace(fitter, bank=fitter.bank[:0], nudges=0 * fitter.nudges)
+    assert error(find(fitter, (view,), anchor, guess, hint=guess.pose)) > 0.4
+    hinted = find(fitter, (view,), anchor, guess, hint=truth.pose)
+    np.testing.assert_array_equal(hinted.pose[1], truth.pose[1])
 
 
 def test_every_limb_ends_free_and_none_overlaps_another():

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from jrecon.fit.fitter import make_fitter
-from jrecon.fit.solve import FitConfig
-from jrecon.fit.track import TrackConfig
+from jrecon.fit.solve import FitConfig, anchor_of
+from jrecon.fit.track import TrackConfig, expect, fuse
+from jrecon.geometry import rotation
 from jrecon.learn.regressor import make_regressor
 from jrecon.model.parametric import pose
 from jrecon.reconstructor import Reconstructor, _track, start_track, track
@@ -54,8 +55,8 @@ def followed(recon, video):
     first = dataclasses.replace(
         start_track(recon),
         params=moving(-1),
-        frames=jnp.asarray(1.0),
-        explained=jnp.asarray(0.7),
+        frames=jnp.ones(()),
+        explained=jnp.full((), 0.7),
         lost=jnp.zeros((), jnp.int32),
     )
     state, states, found = first, [], []
@@ -95,7 +96,7 @@ def test_a_limb_that_is_lost_is_found_again(recon, video):
     truth = moving(0)
     wrong = dataclasses.replace(truth, pose=truth.pose.at[1, 0].set(-0.8))
     state = dataclasses.replace(
-        start_track(recon), params=wrong, frames=jnp.asarray(5.0), lost=jnp.zeros((), jnp.int32)
+        start_track(recon), params=wrong, frames=jnp.full((), 5.0), lost=jnp.zeros((), jnp.int32)
     )
     errors = {}
     for limbs in (0, 1):
@@ -104,6 +105,27 @@ def test_a_limb_that_is_lost_is_found_again(recon, video):
         assert after.turns == limbs
         errors[limbs] = error_mm(recon, found, 0)
     assert errors[1] < 25 < errors[0]
+
+
+def test_predictions_are_heeded_as_sure_as_they_are(recon):
+    """Means weighted by precision; hardly where they face elsewhere."""
+    model = recon.model
+    state = dataclasses.replace(start_track(recon), params=moving(0), lost=jnp.zeros((), jnp.int32))
+    config = TrackConfig(heed=1.0, joint_m=0.05)
+    known = expect(recon.fitter, recon.config.energy, config, state)
+    std = jnp.full(model.num_joints, 0.05)
+    told = anchor_of(recon.fitter, moving(4), std)
+    both = fuse(config, known, told)
+    np.testing.assert_allclose(both.joints, (known.joints + told.joints) / 2, atol=1e-6)
+    np.testing.assert_allclose(both.joint_std, std / 2**0.5, rtol=1e-5)
+    unsure = dataclasses.replace(told, joint_std=20 * std)
+    np.testing.assert_allclose(fuse(config, known, unsure).joints, known.joints, atol=1e-3)
+    turned = rotation.compose(jnp.array([0.0, 3.0, 0.0]), told.params.pose[0])
+    params = dataclasses.replace(told.params, pose=told.params.pose.at[0].set(turned))
+    away = fuse(config, known, dataclasses.replace(told, params=params))
+    assert float(jnp.abs(away.joints - known.joints).max()) < 0.01 * float(
+        jnp.abs(told.joints - known.joints).max()
+    )
 
 
 def test_another_size_of_image_compiles_no_other_fit(recon, video, followed):
