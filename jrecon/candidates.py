@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -39,9 +40,10 @@ def attempt(
     depth: Float[np.ndarray, "h w"],
     camera: Camera,
     mask: Bool[np.ndarray, "h w"],
+    program: Any = None,
 ) -> Candidate:
-    """The object of a mask, judged."""
-    result = jax.tree.map(np.asarray, reconstruct(recon, depth, camera, mask))
+    """The object of a mask, judged; arguments as of `jrecon.reconstruct`."""
+    result = jax.tree.map(np.asarray, reconstruct(recon, depth, camera, mask, program))
     return Candidate(mask, result, judge(result))
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -26,6 +27,7 @@ from jaxtyping import Array, Bool, Float
 
 from jrecon.fit.fitter import Fitter, make_fitter
 from jrecon.fit.observation import View, observe
+from jrecon.fit.report import Agreement
 from jrecon.fit.solve import TOO_FEW, FitConfig, FitResult, anchor_of, fit, fit_one, schedule_of
 from jrecon.fit.track import TrackConfig, TrackState, begin, expect, follow, fuse, is_lost
 from jrecon.geometry.camera import Camera
@@ -92,6 +94,7 @@ def reconstruct(
     depth: Float[Array, "*batch h w"] | np.ndarray,
     camera: Camera,
     mask: Bool[Array, "*batch h w"] | np.ndarray,
+    program: Callable[[Reconstructor, ObjectView, View], Reconstruction] | None = None,
 ) -> Reconstruction:
     """The object of a mask in each depth map.
 
@@ -100,12 +103,14 @@ def reconstruct(
         what lies behind it says where it is not.
       camera: of the images; batch axes broadcast.
       mask: the object's pixels; see `jrecon.io.segment.find_objects`.
+      program: in place of `reconstruct_views`: one that does the same, and was made before.
 
     Raises:
       ValueError: shapes that do not fit together.
     """
     depth, mask = _checked(depth, camera, mask)
-    return _reconstruct(recon, *_look(depth, camera, mask, recon.function.network.image))
+    run = program or reconstruct_views
+    return run(recon, *_look(depth, camera, mask, recon.function.network.image))
 
 
 def start_track(recon: Reconstructor) -> TrackState:
@@ -165,12 +170,23 @@ def _look(
 
 
 @jax.jit
-def _reconstruct(recon: Reconstructor, seen: ObjectView, view: View) -> Reconstruction:
+def reconstruct_views(recon: Reconstructor, seen: ObjectView, view: View) -> Reconstruction:
+    """The large program of `reconstruct`."""
     found = predict_views(recon.function, seen)
     anchor = anchor_of(recon.fitter, found.params, found.joint_std)
     result = fit(recon.fitter, anchor, (view,), recon.config)
     posed = pose(recon.model, result.params)
     return Reconstruction(result.params, posed.vertices, posed.joints, found, result)
+
+
+def reconstruction_structure() -> Any:
+    """Of any `Reconstruction`."""
+    params = Params(0, 0, 0)  # pyright: ignore
+    agreement = Agreement(*[0] * len(dataclasses.fields(Agreement)))  # pyright: ignore
+    values = dict.fromkeys((field.name for field in dataclasses.fields(FitResult)), 0)
+    result = FitResult(**{**values, "params": params, "agreement": agreement})  # pyright: ignore
+    prediction = Prediction(params, 0)  # pyright: ignore
+    return jax.tree.structure(Reconstruction(params, 0, 0, prediction, result))  # pyright: ignore
 
 
 @jax.jit

@@ -14,7 +14,8 @@ from jrecon import __version__
 from jrecon.cli.command import Command, Report
 
 _CORE = (
-    "jax jaxlib flax optax orbax-checkpoint numpy scipy trimesh pillow tyro rich jaxtyping pyyaml"
+    "jax jaxlib flax optax orbax-checkpoint numpy scipy trimesh pillow tyro rich jaxtyping pyyaml "
+    "flatbuffers"
 ).split()
 # Extra: (the name that pip knows, the module that is imported).
 _EXTRAS = {
@@ -23,7 +24,6 @@ _EXTRAS = {
     "realsense": (("pyrealsense2", "pyrealsense2"),),
     "view": (("viser", "viser"),),
     "data": (("grain", "grain"),),
-    "export": (("flatbuffers", "flatbuffers"),),
     "hub": (("huggingface-hub", "huggingface_hub"), ("safetensors", "safetensors")),
 }
 

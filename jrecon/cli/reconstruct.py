@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional, arg
 
 from jrecon.cli.command import Command, NothingFound, Report, require_free, require_suffix
-from jrecon.cli.compiled import Stopwatch, keep_compiled
+from jrecon.cli.compiled import Stopwatch, keep_compiled, kept
 from jrecon.cli.progress import doing, say
 
 if TYPE_CHECKING:
@@ -205,7 +205,10 @@ class Reconstruct(Command):
         from jrecon.candidates import attempt, attempts
         from jrecon.io.depth import read_mask
         from jrecon.io.segment import find_objects
+        from jrecon.reconstructor import reconstruct_views, reconstruction_structure
 
+        program = kept(reconstruct_views, reconstruction_structure())
+        one = functools.partial(attempt, program=program)
         depth, camera = frame.depth, frame.camera
         size = (camera.width, camera.height)
         if not np.any(depth > 0):
@@ -216,7 +219,7 @@ class Reconstruct(Command):
         if self.mask is not None:
             mask = read_mask(self.mask, size)
             with doing(text):
-                yield attempt(load().recon, depth, camera, mask)
+                yield one(load().recon, depth, camera, mask)
             return
         found = find_objects(depth, camera, box=self.box)
         if self.debug_dir is not None:
@@ -228,7 +231,7 @@ class Reconstruct(Command):
             )
         segments = found.segments[: _TRIED_ALL if self.all else _TRIED]
         with doing(text):
-            yield from attempts(load().recon, depth, camera, segments)
+            yield from attempts(load().recon, depth, camera, segments, one)
 
     def _text(self, one: Candidate) -> str:
         """How the object was come by."""

@@ -1,0 +1,107 @@
+"""Programs that are kept on disk do what the functions do that they were traced from."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jrecon.cli import compiled
+from jrecon.cli.compiled import kept
+from jrecon.fit.fitter import make_fitter
+from jrecon.fit.solve import FitConfig
+from jrecon.learn.regressor import make_regressor
+from jrecon.reconstructor import (
+    Reconstructor,
+    _look,
+    reconstruct_views,
+    reconstruction_structure,
+)
+from tests.fit.test_solve import CAMERA
+from tests.learn.small_class import NETWORK, rod
+
+BOTH = jax.tree.structure({"sum": 0, "product": 0})
+
+
+@jax.jit
+def both(a, b):
+    return {"sum": a + b, "product": a * b}
+
+
+@jax.jit
+def forbidden(a, b):
+    raise AssertionError("traced again")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """An empty folder of compiled code."""
+    before = jax.config.values["jax_compilation_cache_dir"]
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    yield tmp_path / "programs"
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*"))
+
+
+def test_the_next_process_does_not_trace(folder) -> None:
+    arguments = jnp.arange(3.0), 2.0
+    first = kept(both, BOTH)(*arguments)
+    # What a process keeps in memory is not there: the file is read.
+    again = kept(forbidden, BOTH)(*arguments)
+    for one in (first, again):
+        np.testing.assert_array_equal(one["sum"], [2.0, 3.0, 4.0])
+        np.testing.assert_array_equal(one["product"], [0.0, 2.0, 4.0])
+    assert len(files(folder)) == 1
+
+
+def test_other_shapes_types_and_sources_are_other_programs(folder, monkeypatch) -> None:
+    run = kept(both, BOTH)
+    run(jnp.zeros(3), 2.0)
+    for number, argument in enumerate((jnp.zeros(4), jnp.zeros(3, jnp.int32)), 2):
+        run(argument, 2.0)
+        assert len(files(folder)) == number
+    monkeypatch.setattr(compiled, "_source", lambda: "changed")
+    with pytest.raises(AssertionError, match="traced again"):
+        kept(forbidden, BOTH)(jnp.zeros(3), 2.0)
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b""])
+def test_a_damaged_program_is_replaced(folder, damage) -> None:
+    kept(both, BOTH)(jnp.zeros(3), 2.0)
+    (path,) = files(folder)
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    assert float(kept(both, BOTH)(jnp.ones(3), 2.0)["sum"][0]) == 3.0
+    assert len(path.read_bytes()) == len(whole)
+
+
+def test_old_programs_go(folder, monkeypatch) -> None:
+    monkeypatch.setattr(compiled, "_KEPT", 2)
+    for size in (2, 3, 4, 5):
+        kept(both, BOTH)(jnp.zeros(size), 2.0)
+    assert len(files(folder)) == 2
+
+
+def test_without_a_folder_the_function_is_called(folder) -> None:
+    jax.config.update("jax_compilation_cache_dir", None)
+    assert float(kept(both, BOTH)(1.0, 2.0)["sum"]) == 3.0
+    assert not folder.exists()
+
+
+def test_a_folder_that_cannot_be_written_stops_nothing(folder) -> None:
+    folder.parent.joinpath("programs").write_text("a file")
+    assert float(kept(both, BOTH)(1.0, 2.0)["sum"]) == 3.0
+
+
+def test_the_structure_of_a_reconstruction() -> None:
+    model = rod(0.1)
+    function = make_regressor(model, jax.random.key(0), NETWORK)
+    recon = Reconstructor(function, make_fitter(model), FitConfig())
+    image = jnp.zeros((CAMERA.height, CAMERA.width))
+    seen = jax.eval_shape(lambda d: _look(d, CAMERA, d > 0, NETWORK.image), image)
+    found = jax.eval_shape(reconstruct_views, recon, *seen)
+    assert jax.tree.structure(found) == reconstruction_structure()
