@@ -58,7 +58,7 @@ def engine(monkeypatch):
     answers = [{}]
     asked = []
 
-    def reconstruct(recon, depth, camera, mask):
+    def reconstruct(recon, depth, camera, mask, program=None):
         asked.append(mask)
         return answer(recon, **answers[min(len(asked), len(answers)) - 1])
 

@@ -203,9 +203,8 @@ def fit_one(
     hint: Float[Array, "j 3"] | None = None,
 ) -> FitResult:
     """One lane; for `vmap` and `lax.map`. A schedule replaces that of the configuration; limbs are
-    tried as in a hinted pose, too, by default that of the anchor."""
+    tried as in a hinted pose, too."""
     schedule = schedule or schedule_of(config, len(fitter.limbs))
-    hint = anchor.params.pose if hint is None else hint
     enough = sum(jnp.sum(view.own) for view in views) >= LEAST_PIXELS
     # Jitted, so that it is traced once for its shapes and its use, which takes seconds.
     run = jax.jit(functools.partial(_descend, fitter, config, schedule, views, hint))
@@ -259,7 +258,7 @@ def _descend(
     config: FitConfig,
     schedule: Schedule,
     views: tuple[View, ...],
-    hint: Float[Array, "j 3"],
+    hint: Float[Array, "j 3"] | None,
     anchor: Anchor,
 ) -> tuple[_Lane, Float[Array, " i"]]:
     """All iterations from one start, and the energy after each."""
@@ -280,7 +279,8 @@ def _descend(
     def search(lane: _Lane, _: Params, tries: Array) -> tuple[Params, Anchor]:
         # Joints stay anchored where they were predicted, rotations where the search has put them.
         start = lane.anchor, lane.params
-        params = search_limbs(fitter, views, *start, tries, hint, schedule.limb, schedule.margin)
+        other = lane.params.pose if hint is None else hint
+        params = search_limbs(fitter, views, *start, tries, other, schedule.limb, schedule.margin)
         known = dataclasses.replace(lane.anchor.params, pose=params.pose)
         return params, dataclasses.replace(lane.anchor, params=known)
 

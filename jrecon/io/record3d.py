@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 NAMES = ("metadata.json", "metadata")
+# Pixels along each side of a video.
+_LARGEST = 65_536
 # Half an hour of intrinsics and poses.
 _MAX_BYTES = 2**26
 
@@ -47,6 +49,11 @@ def read_metadata(root: Path) -> Recording | None:
         return None
     k = _numbers(file, record, "K", 9)
     width, height = (_numbers(file, record, name, 1)[0] for name in ("w", "h"))
+    if not all(1 <= side <= _LARGEST for side in (width, height)):
+        raise ValueError(
+            f"{file}: w, h: got {width:g} x {height:g}, need the size of the video, at least 1 and "
+            f"at most {_LARGEST} pixels each."
+        )
     each = record.get("perFrameIntrinsicCoeffs") or []
     rows = [_numbers(file, {"row": row}, "row", 4) for row in each if isinstance(row, list)]
     fps: Any = record.get("fps")

@@ -129,6 +129,10 @@ def test_record3d(tmp_path):
     metadata.write_text(json.dumps({**record, "w": 480, "h": 640}))
     with pytest.raises(ValueError, match="another shape"):
         open_capture(tmp_path).read()
+    for damage in ({"h": 0}, {"w": -480}, {"w": 1e300}, {"h": 1e-9}):
+        metadata.write_text(json.dumps({**record, **damage}))
+        with pytest.raises(ValueError, match="size of the video"):
+            open_capture(tmp_path)
     metadata.write_text(json.dumps({**record, "K": [1, 2]}))
     with pytest.raises(ValueError, match="K: got"):
         open_capture(tmp_path)
