@@ -69,14 +69,26 @@ def attempts(
 
 
 def choose(candidates: Iterable[Candidate], *, every: bool = False) -> list[Candidate]:
-    """The first good candidate, else the first doubtful one; with `every`, all that are not
-    refused. If there is none, the one that agrees best; nothing of nothing."""
+    """The first good candidate, or a doubtful one before it that stands out more; with `every`, all
+    that are not refused. If there is none, the one that agrees best; nothing of nothing."""
     seen: list[Candidate] = []
+    passed: list[Candidate] = []
     for one in candidates:
         seen.append(one)
+        if one.verdict.word != "refused":
+            passed.append(one)
         if one.verdict.word == "good" and not every:
-            return [one]
-    passed = [one for one in seen if one.verdict.word != "refused"]
-    if passed:
-        return passed if every else passed[:1]
-    return sorted(seen, key=lambda one: -one.verdict.merit)[:1]
+            break
+    if every:
+        return passed or _best(seen)
+    return _best(passed or seen)
+
+
+def _best(candidates: list[Candidate]) -> list[Candidate]:
+    """The one that agrees best, heeding how much it looks like an object of its class by its size
+    and place: two people may be in one image, and the one in front is meant."""
+
+    def rank(one: Candidate) -> float:
+        return one.verdict.merit * (1.0 if one.segment is None else one.segment.score**0.5)
+
+    return [max(candidates, key=rank)] if candidates else []
