@@ -133,9 +133,10 @@ def test_record3d(tmp_path):
         metadata.write_text(json.dumps({**record, **damage}))
         with pytest.raises(ValueError, match="size of the video"):
             open_capture(tmp_path)
-    metadata.write_text(json.dumps({**record, "K": [1, 2]}))
-    with pytest.raises(ValueError, match="K: got"):
-        open_capture(tmp_path)
+    for k in ([1, 2], [10**400, *record["K"][1:]], [float("nan"), *record["K"][1:]]):
+        metadata.write_text(json.dumps({**record, "K": k}))
+        with pytest.raises(ValueError, match="K: got"):
+            open_capture(tmp_path)
     # Some other metadata: a folder of depth maps.
     metadata.write_text("[]")
     assert open_capture(tmp_path).kind == "folder"
