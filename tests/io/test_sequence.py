@@ -131,7 +131,7 @@ def test_record3d(tmp_path):
         open_capture(tmp_path).read()
     for damage in ({"h": 0}, {"w": -480}, {"w": 1e300}, {"h": 1e-9}):
         metadata.write_text(json.dumps({**record, **damage}))
-        with pytest.raises(ValueError, match="size of the video"):
+        with pytest.raises(ValueError, match="size of the video|w: got"):
             open_capture(tmp_path)
     for k in ([1, 2], [10**400, *record["K"][1:]], [float("nan"), *record["K"][1:]]):
         metadata.write_text(json.dumps({**record, "K": k}))
