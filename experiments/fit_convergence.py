@@ -92,7 +92,7 @@ def profile(fitter: Fitter, recon: Reconstructor, example: Example) -> dict[str,
         "predict, once": (predict, recon.function, *seen),
         "observe, once": (observe, *seen),
         "search for limbs, once": (
-            search_limbs, fitter, (view,), anchor, params, len(fitter.limbs),
+            search_limbs, fitter, (view,), anchor, params, len(fitter.limbs), params.pose,
         ),
         "iteration": (linearise, fitter, config.energy, (view,), anchor, params, one),
         "  pose": (posed_points, fitter, params),
