@@ -31,6 +31,7 @@ from jrecon.learn.checkpoint import Checkpoints
 from jrecon.learn.regressor import Regressor
 from jrecon.learn.supply import Supply
 from jrecon.learn.train import Metrics, TrainConfig, TrainState, make_step, start
+from jrecon.synth.lock import locked
 from jrecon.synth.manifest import model_entry
 
 SETTINGS, LOG, CHECKPOINTS = "run.json", "metrics.jsonl", "checkpoints"
@@ -96,15 +97,20 @@ def run(
 
     Raises:
       ValueError: the folder belongs to a run with other settings; they are named.
+      BlockingIOError: another process trains in it.
       FloatingPointError: the loss is not finite: at which step, and which checkpoint is sound.
     """
     folder = Path(folder)
     first_host = jax.process_index() == 0
-    if first_host:
-        _claim(folder, _settings(supply, function, config, note), amend)
-    step, state = make_step(function, config, mesh), start(function, config, mesh)
-    checkpoints = Checkpoints(folder / CHECKPOINTS)
     with contextlib.ExitStack() as stack:
+        if first_host:
+            message = (
+                f"{folder}: another run is there; wait for it, stop it, or choose another."
+            )
+            stack.enter_context(locked(folder, message))
+            _claim(folder, _settings(supply, function, config, note), amend)
+        step, state = make_step(function, config, mesh), start(function, config, mesh)
+        checkpoints = Checkpoints(folder / CHECKPOINTS)
         stack.callback(checkpoints.close)
         state, seconds = _restore(checkpoints, state)
         done, began = int(state.step), time.monotonic()
@@ -193,7 +199,6 @@ def _claim(folder: Path, settings: Mapping[str, Any], amend: bool) -> None:
                 "it was begun with, or another folder; or --amend (amend=True), to go on from its "
                 "newest checkpoint with the settings given now."
             )
-    folder.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".part")
     draft.write_text(json.dumps(settings, indent=1) + "\n")
     os.replace(draft, path)

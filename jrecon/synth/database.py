@@ -9,7 +9,6 @@ files of an uninterrupted one. `jrecon.synth.manifest` has the layout, `jrecon.s
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from jrecon.synth.example import Example
+from jrecon.synth.lock import locked
 from jrecon.synth.manifest import (
     MANIFEST,
     STAGING,
@@ -170,29 +170,19 @@ def _finished(root: Path, shard: Shard) -> bool:
 def _claim(root: Path, shard: Shard) -> Iterator[Path]:
     """An empty folder to make a shard in, locked against other processes.
 
-    What a killed process left is removed; its lock died with it. Where the file system has no locks
-    there is no protection against giving two processes the same part.
+    What a killed process left is removed; its lock died with it.
     """
     staging = root / STAGING / f"{shard.index:06d}"
-    staging.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(staging, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BlockingIOError(
-                f"{root}: another process is writing shard {shard.index}; give every process its "
-                "own part (i, n), or wait until it has finished."
-            ) from error
-        except OSError:
-            pass
+    message = (
+        f"{root}: another process is writing shard {shard.index}; give every process its "
+        "own part (i, n), or wait until it has finished."
+    )
+    with locked(staging, message):
         for leftover in staging.iterdir():
             leftover.unlink()
         yield staging
         # A process that sees the database complete may remove it first.
         shutil.rmtree(staging, ignore_errors=True)
-    finally:
-        os.close(descriptor)
 
 
 def _batches(

@@ -77,6 +77,21 @@ def watched(supply, at, then):
     return Supply(batches, supply.about)
 
 
+def test_a_second_run_in_the_folder_is_refused(whole, source, function, tmp_path):
+    supply = synthesis(source, BATCH)
+    refused = []
+
+    def meddle(examples):
+        with pytest.raises(BlockingIOError, match="another run") as failure:
+            run(supply, function, CONFIG, tmp_path, log_every=5)
+        refused.append(str(failure.value))
+        return examples
+
+    first = run(watched(supply, 3, meddle), function, CONFIG, tmp_path, log_every=5)
+    assert str(tmp_path) in refused[0] and first.step == CONFIG.steps
+    equal(first.function.weights, whole[0].function.weights)
+
+
 def test_a_request_to_stop_saves_and_leaves(source, function, tmp_path):
     def terminate(examples):
         os.kill(os.getpid(), signal.SIGTERM)
