@@ -1,6 +1,6 @@
 """How well people are followed: simulated recordings of motion that no weights have learned from.
 
-    python experiments/bench_track.py --motion DIR [--clips 15] [--frames 30]
+    python experiments/bench_track.py --motion DIR [--clips 15] [--frames 24]
         [--out experiments/results/bench_track.json]
 
 Of each held-out clip of walking, sport and signalling the first second or so after its start, at
@@ -149,7 +149,7 @@ def main() -> None:
     parser.add_argument("--motion", type=Path, required=True)
     parser.add_argument("--function", default="body")
     parser.add_argument("--clips", type=int, default=15)
-    parser.add_argument("--frames", type=int, default=30)
+    parser.add_argument("--frames", type=int, default=24)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     recon = load(args.function)
