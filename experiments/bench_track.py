@@ -80,9 +80,9 @@ def record(source: Source, key: Any, poses: Any) -> Any:
         scene = surround(
             config.surroundings, keys[3], seen.depth, seen.normals, camera, view.up, floor
         )
-        noise = jax.random.fold_in(keys[4], number)
+        noise, edges = jax.random.split(jax.random.fold_in(keys[4], number))
         depth = sense(sensor, noise, scene.depth, scene.normals, camera)
-        return depth, segment(config.segmentation, noise, depth, scene.object, camera)
+        return depth, segment(config.segmentation, edges, depth, scene.object, camera)
 
     depth, mask = jax.lax.map(one, (jnp.arange(len(vertices)), vertices))
     return params, depth, mask, camera

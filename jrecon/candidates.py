@@ -21,6 +21,8 @@ from jrecon.reconstructor import Reconstruction, Reconstructor, reconstruct
 
 # Agreement at which no other mask of a segment is tried.
 _ENOUGH = 0.65
+# Share of a good candidate's agreement that a doubtful one needs to be preferred.
+_NEARLY = 0.8
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,19 +71,21 @@ def attempts(
 
 
 def choose(candidates: Iterable[Candidate], *, every: bool = False) -> list[Candidate]:
-    """The first good candidate, or a doubtful one before it that stands out more; with `every`, all
-    that are not refused. If there is none, the one that agrees best; nothing of nothing."""
+    """The first good candidate, or a doubtful one before it that agrees nearly as well and stands
+    out more; with `every`, all that are not refused. If none is good, the best that was seen;
+    nothing of nothing."""
     seen: list[Candidate] = []
-    passed: list[Candidate] = []
     for one in candidates:
         seen.append(one)
-        if one.verdict.word != "refused":
-            passed.append(one)
         if one.verdict.word == "good" and not every:
-            break
-    if every:
-        return passed or _best(seen)
-    return _best(passed or seen)
+            least = _NEARLY * one.verdict.merit
+            return _best([x for x in _passed(seen) if x.verdict.merit >= least])
+    passed = _passed(seen)
+    return passed if every and passed else _best(passed or seen)
+
+
+def _passed(candidates: list[Candidate]) -> list[Candidate]:
+    return [one for one in candidates if one.verdict.word != "refused"]
 
 
 def _best(candidates: list[Candidate]) -> list[Candidate]:

@@ -65,7 +65,8 @@ class Reconstruction:
     vertices: Float[Array, "*batch v 3"]
     joints: Float[Array, "*batch j 3"]
     prediction: Prediction
-    """What the learned function said, before refinement."""
+    """What was known before refinement: what the learned function said; of a frame of a video that
+    goes on from the last one, joined to what was expected."""
     fit: FitResult
     """Status, residuals, standard deviations: see `jrecon.fit.solve`."""
 
@@ -221,29 +222,28 @@ def _track(
         shape_sigma=known.shape_sigma,
     )
 
-    def attempt(anew: Array) -> tuple[Array, FitResult]:
+    def attempt(anew: Array) -> tuple[Array, Prediction, FitResult]:
         """From the prediction alone, or from the last frame; and whether that calls for another."""
         either = lambda a, b: jnp.where(anew, a, b)
         anchor, plan = jax.tree.map(either, (told, slow), (known, quick))
         result = fit_one(fitter, anchor, (view,), settings, plan, predicted.params.pose)
         again = ~anew & is_lost(config, state, result) & (result.status != TOO_FEW)
-        return again, result
+        return again, Prediction(anchor.params, anchor.joint_std), result
 
     def go(carry: Any) -> Any:
-        anew, done, before = carry
-        again, result = attempt(anew)
-        better = ~anew | (result.agreement.merit >= before.agreement.merit)
-        kept = jax.tree.map(lambda a, b: jnp.where(better, a, b), result, before)
-        return again, ~again, kept
+        anew, done, *before = carry
+        again, *found = attempt(anew)
+        better = ~anew | (found[1].agreement.merit >= before[1].agreement.merit)
+        return again, ~again, *jax.tree.map(lambda a, b: jnp.where(better, a, b), found, before)
 
     anew = (state.lost < 0) | (state.lost >= config.patience)
     blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(attempt, anew))
     # One loop of at most two rounds, so that the fit is compiled once.
-    start = (anew, jnp.asarray(False), blank[1])
-    *_, result = jax.lax.while_loop(lambda carry: ~carry[1], go, start)
+    start = (anew, jnp.asarray(False), *blank[1:])
+    *_, known_before, result = jax.lax.while_loop(lambda carry: ~carry[1], go, start)
     posed = pose(recon.model, result.params)
     return follow(config, state, result), Reconstruction(
-        result.params, posed.vertices, posed.joints, predicted, result
+        result.params, posed.vertices, posed.joints, known_before, result
     )
 
 

@@ -14,8 +14,9 @@ def candidate(word: Any, merit: float, score: float | None) -> Candidate:
     return Candidate(cast(Any, None), cast(Any, None), Verdict(word, (), merit), cast(Any, segment))
 
 
-LARGE_GOOD, SMALL_GOOD = candidate("good", 0.6, 0.8), candidate("good", 0.55, 0.25)
+LARGE_GOOD, SMALL_GOOD = candidate("good", 0.6, 0.8), candidate("good", 0.54, 0.25)
 LARGE_DOUBTFUL, SMALL_DOUBTFUL = candidate("doubtful", 0.44, 0.8), candidate("doubtful", 0.44, 0.1)
+MUCH_BETTER = candidate("good", 0.7, 0.25)
 REFUSED, WORSE = candidate("refused", 0.3, 0.5), candidate("refused", 0.2, 0.5)
 
 
@@ -25,6 +26,7 @@ REFUSED, WORSE = candidate("refused", 0.3, 0.5), candidate("refused", 0.2, 0.5)
         ([REFUSED, LARGE_GOOD], LARGE_GOOD),
         ([LARGE_DOUBTFUL, SMALL_GOOD], LARGE_DOUBTFUL),
         ([SMALL_DOUBTFUL, SMALL_GOOD], SMALL_GOOD),
+        ([LARGE_DOUBTFUL, MUCH_BETTER], MUCH_BETTER),
         ([SMALL_DOUBTFUL, LARGE_DOUBTFUL], LARGE_DOUBTFUL),
         ([SMALL_DOUBTFUL, REFUSED], SMALL_DOUBTFUL),
         ([WORSE, REFUSED], REFUSED),

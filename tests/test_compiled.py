@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jrecon.cli import compiled
-from jrecon.cli.compiled import kept
+from jrecon.cli.compiled import kept_program
 from jrecon.fit.fitter import make_fitter
 from jrecon.fit.solve import FitConfig
 from jrecon.learn.regressor import make_regressor
@@ -29,9 +29,19 @@ def both(a, b):
     return {"sum": a + b, "product": a * b}
 
 
-@jax.jit
-def forbidden(a, b):
+def _forbidden(a, b):
     raise AssertionError("traced again")
+
+
+# What another process sees of a function is its name.
+_forbidden.__qualname__ = "both"
+forbidden = jax.jit(_forbidden)
+
+
+@jax.jit
+def calling_back(a, b):
+    total = jax.pure_callback(lambda x: np.asarray(x) + 1, jax.typeof(a), a)
+    return {"sum": total, "product": a * b}
 
 
 @pytest.fixture
@@ -49,9 +59,9 @@ def files(folder: Path) -> list[Path]:
 
 def test_the_next_process_does_not_trace(folder) -> None:
     arguments = jnp.arange(3.0), 2.0
-    first = kept(both, BOTH)(*arguments)
+    first = kept_program(both, BOTH)(*arguments)
     # What a process keeps in memory is not there: the file is read.
-    again = kept(forbidden, BOTH)(*arguments)
+    again = kept_program(forbidden, BOTH)(*arguments)
     for one in (first, again):
         np.testing.assert_array_equal(one["sum"], [2.0, 3.0, 4.0])
         np.testing.assert_array_equal(one["product"], [0.0, 2.0, 4.0])
@@ -59,42 +69,70 @@ def test_the_next_process_does_not_trace(folder) -> None:
 
 
 def test_other_shapes_types_and_sources_are_other_programs(folder, monkeypatch) -> None:
-    run = kept(both, BOTH)
+    run = kept_program(both, BOTH)
     run(jnp.zeros(3), 2.0)
     for number, argument in enumerate((jnp.zeros(4), jnp.zeros(3, jnp.int32)), 2):
         run(argument, 2.0)
         assert len(files(folder)) == number
+    with jax.default_matmul_precision("highest"):
+        run(jnp.zeros(3), 2.0)
+    run(jax.device_put(jnp.zeros(3), jax.devices()[1]), jax.device_put(2.0, jax.devices()[1]))
+    kept_program(calling_back, BOTH)(jnp.zeros(3), 2.0)
+    assert len(files(folder)) == 5
     monkeypatch.setattr(compiled, "_source", lambda: "changed")
     with pytest.raises(AssertionError, match="traced again"):
-        kept(forbidden, BOTH)(jnp.zeros(3), 2.0)
+        kept_program(forbidden, BOTH)(jnp.zeros(3), 2.0)
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b""])
 def test_a_damaged_program_is_replaced(folder, damage) -> None:
-    kept(both, BOTH)(jnp.zeros(3), 2.0)
+    kept_program(both, BOTH)(jnp.zeros(3), 2.0)
     (path,) = files(folder)
     whole = path.read_bytes()
     path.write_bytes(damage(whole))
-    assert float(kept(both, BOTH)(jnp.ones(3), 2.0)["sum"][0]) == 3.0
+    assert float(kept_program(both, BOTH)(jnp.ones(3), 2.0)["sum"][0]) == 3.0
     assert len(path.read_bytes()) == len(whole)
+
+
+def test_a_program_is_compiled_once_even_if_it_cannot_be_kept(folder, monkeypatch) -> None:
+    folder.write_text("a file")
+    made = []
+    make = compiled._make_ready
+    monkeypatch.setattr(compiled, "_make_ready", lambda *a: made.append(1) or make(*a))
+    for function in (both, calling_back):
+        run = kept_program(function, BOTH)
+        for _ in range(3):
+            run(jnp.zeros(3), 2.0)
+    assert len(made) == 2
+
+
+def test_code_that_has_changed_since_is_not_kept(folder, monkeypatch) -> None:
+    monkeypatch.setattr(compiled, "_digest_of_source", lambda: "edited meanwhile")
+    assert float(kept_program(both, BOTH)(1.0, 2.0)["sum"]) == 3.0
+    assert not folder.exists()
+
+
+def test_what_calls_back_is_called_itself(folder) -> None:
+    assert float(kept_program(calling_back, BOTH)(jnp.ones(()), 2.0)["sum"]) == 2.0
+    assert not folder.exists()
 
 
 def test_old_programs_go(folder, monkeypatch) -> None:
     monkeypatch.setattr(compiled, "_KEPT", 2)
     for size in (2, 3, 4, 5):
-        kept(both, BOTH)(jnp.zeros(size), 2.0)
+        kept_program(both, BOTH)(jnp.zeros(size), 2.0)
     assert len(files(folder)) == 2
 
 
 def test_without_a_folder_the_function_is_called(folder) -> None:
     jax.config.update("jax_compilation_cache_dir", None)
-    assert float(kept(both, BOTH)(1.0, 2.0)["sum"]) == 3.0
+    assert float(kept_program(both, BOTH)(1.0, 2.0)["sum"]) == 3.0
     assert not folder.exists()
 
 
 def test_a_folder_that_cannot_be_written_stops_nothing(folder) -> None:
-    folder.parent.joinpath("programs").write_text("a file")
-    assert float(kept(both, BOTH)(1.0, 2.0)["sum"]) == 3.0
+    folder.write_text("a file")
+    assert float(kept_program(both, BOTH)(1.0, 2.0)["sum"]) == 3.0
 
 
 def test_the_structure_of_a_reconstruction() -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional, arg
 
 from jrecon.cli.command import Command, NothingFound, Report, require_free, require_suffix
-from jrecon.cli.compiled import Stopwatch, keep_compiled, kept
+from jrecon.cli.compiled import Stopwatch, keep_compiled, kept_program
 from jrecon.cli.progress import doing, say
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ class Setup:
     full: ParametricModel
     """At its finest level of detail, for files."""
     tape: Tape | None
+    program: Callable[..., Any]
+    """See `jrecon.reconstruct`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -157,11 +159,16 @@ class Reconstruct(Command):
     def _load(self) -> Setup:
         from jrecon.learn.weights import load_regressor
         from jrecon.measure import make_tape
-        from jrecon.reconstructor import make_reconstructor
+        from jrecon.reconstructor import (
+            make_reconstructor,
+            reconstruct_views,
+            reconstruction_structure,
+        )
 
         function, _ = load_regressor(self.function)
         recon = make_reconstructor(function)
-        return Setup(recon, function.model, make_tape(recon.model))
+        program = kept_program(reconstruct_views, reconstruction_structure())
+        return Setup(recon, function.model, make_tape(recon.model), program)
 
     def _one_file(
         self, file: Path, load: Callable[[], Setup], watch: Stopwatch
@@ -205,10 +212,8 @@ class Reconstruct(Command):
         from jrecon.candidates import attempt, attempts
         from jrecon.io.depth import read_mask
         from jrecon.io.segment import find_objects
-        from jrecon.reconstructor import reconstruct_views, reconstruction_structure
 
-        program = kept(reconstruct_views, reconstruction_structure())
-        one = functools.partial(attempt, program=program)
+        one = lambda *seen: attempt(*seen, program=load().program)
         depth, camera = frame.depth, frame.camera
         size = (camera.width, camera.height)
         if not np.any(depth > 0):

@@ -8,11 +8,10 @@
 
 What is known before a frame is seen: parameters go on changing as they did, by less and less; how
 far joints turn and move between frames; and the shape, which is the same in all frames, so that it
-becomes surer with every one. What the learned function says of each frame is heeded as well, as a
-Kalman filter would: it knows nothing of the frames before, so it does not go on with their errors.
-A frame that explains much less than those before is a lost one: the state waits, ever less sure of
-where things are, until something is found again. `jrecon.track` begins anew with the learned
-function then.
+becomes surer with every one. What the learned function says of each frame is heeded as well: it
+knows nothing of the frames before, so it does not go on with their errors. A frame that explains
+much less than those before is a lost one: the state waits, ever less sure of where things are,
+until something is found again. `jrecon.track` begins anew with the learned function then.
 """
 
 from __future__ import annotations
@@ -51,10 +50,10 @@ class TrackConfig:
     joint_m: float = 0.05
     """And of its place."""
     heed: float = 4.0
-    """How much predicted joints of the frame count beside that; 1: as much as they are sure. Fitted
-    to simulated recordings (experiments/bench_track.py)."""
-    facing_rad: float = 0.8
-    """Predictions count half where the object faces so far from the expected direction: they may
+    """How much predicted joints of the frame count beside that; 1: as much as they are sure. Chosen
+    on the recordings of experiments/bench_track.py."""
+    turned_rad: float = 0.8
+    """Predictions count half where their root is turned so far from the expected rotation: they may
     have front and back confused."""
     persistence: float = 0.6
     """Share of the last change that the next one is expected to be."""
@@ -126,7 +125,7 @@ def fuse(config: TrackConfig, known: Anchor, told: Anchor) -> Anchor:
     sure both are."""
     turned = rotation.compose(told.params.pose[0], -known.params.pose[0])
     angle = jnp.linalg.norm(turned)
-    heed = config.heed / (1 + (angle / config.facing_rad) ** 4)
+    heed = config.heed / (1 + (angle / config.turned_rad) ** 4)
     sure, more = known.joint_std**-2, heed * told.joint_std**-2
     share = (more / (sure + more))[:, None]
     return dataclasses.replace(

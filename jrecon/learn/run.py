@@ -104,9 +104,7 @@ def run(
     first_host = jax.process_index() == 0
     with contextlib.ExitStack() as stack:
         if first_host:
-            message = (
-                f"{folder}: another run is there; wait for it, stop it, or choose another."
-            )
+            message = f"{folder}: another run is there; wait for it, stop it, or choose another."
             stack.enter_context(locked(folder, message))
             _claim(folder, _settings(supply, function, config, note), amend)
         step, state = make_step(function, config, mesh), start(function, config, mesh)

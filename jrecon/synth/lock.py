@@ -11,10 +11,10 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def locked(folder: Path, message: str) -> Iterator[None]:
-    """Hold a folder, which is created if missing. The system lets go of it when the process ends,
-    however that happens.
+    """Hold a folder, which is created if missing. The system lets go of it when the process and
+    those that it forked have ended, however that happens.
 
-    Where the file system has no locks there is no protection.
+    Where the file system has no locks on folders (NFS) there is no protection.
 
     Raises:
       BlockingIOError: another process holds it; with the message.
