@@ -231,19 +231,20 @@ def _track(
         return again, Prediction(anchor.params, anchor.joint_std), result
 
     def go(carry: Any) -> Any:
-        anew, done, *before = carry
-        again, *found = attempt(anew)
-        better = ~anew | (found[1].agreement.merit >= before[1].agreement.merit)
-        return again, ~again, *jax.tree.map(lambda a, b: jnp.where(better, a, b), found, before)
+        anew, _, *before = carry
+        again, known, result = attempt(anew)
+        better = ~anew | (result.agreement.merit >= before[1].agreement.merit)
+        kept = jax.tree.map(lambda a, b: jnp.where(better, a, b), [known, result], before)
+        return again, ~again, *kept
 
     anew = (state.lost < 0) | (state.lost >= config.patience)
     blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(attempt, anew))
     # One loop of at most two rounds, so that the fit is compiled once.
     start = (anew, jnp.asarray(False), *blank[1:])
-    *_, known_before, result = jax.lax.while_loop(lambda carry: ~carry[1], go, start)
+    *_, begun, result = jax.lax.while_loop(lambda carry: ~carry[1], go, start)
     posed = pose(recon.model, result.params)
     return follow(config, state, result), Reconstruction(
-        result.params, posed.vertices, posed.joints, known_before, result
+        result.params, posed.vertices, posed.joints, begun, result
     )
 
 
