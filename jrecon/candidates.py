@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 import jax
 import numpy as np
@@ -42,7 +41,7 @@ def attempt(
     depth: Float[np.ndarray, "h w"],
     camera: Camera,
     mask: Bool[np.ndarray, "h w"],
-    program: Any = None,
+    program: Callable[..., Reconstruction] | None = None,
 ) -> Candidate:
     """The object of a mask, judged; arguments as of `jrecon.reconstruct`."""
     result = jax.tree.map(np.asarray, reconstruct(recon, depth, camera, mask, program))

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image, ImageSequence
 
 import jrecon.candidates
+import jrecon.cli.reconstruct
 import jrecon.video
 from jrecon.cli import main
 from jrecon.fit.report import Agreement
@@ -153,7 +154,11 @@ def test_the_mask_is_taken_as_it_is(capsys, engine, capture, tmp_path):
     assert report["object"] == f"given by {tmp_path / 'mask.png'}" and len(asked) == 1
 
 
-def test_all_numbers_its_results_and_many_files_name_theirs(capsys, engine, picture, tmp_path):
+def test_all_numbers_its_results_and_many_files_name_theirs(
+    capsys, engine, picture, tmp_path, monkeypatch
+):
+    programs = []
+    monkeypatch.setattr(jrecon.cli.reconstruct, "kept_program", lambda *_: programs.append(1))
     two = np.concatenate([picture, picture], axis=1)
     for name in ("a", "b"):
         Image.fromarray(two).save(tmp_path / f"{name}.png")
@@ -170,6 +175,8 @@ def test_all_numbers_its_results_and_many_files_name_theirs(capsys, engine, pict
     assert [one["verdict"] for one in results] == ["good"] * 4 + ["refused"]
     assert "nothing of the size" in results[-1]["why"][0]
     assert len(json.loads((tmp_path / "all.json").read_text())["results"]) == 5
+    # To read or compile it takes seconds.
+    assert len(programs) == 1
 
 
 @pytest.mark.parametrize(

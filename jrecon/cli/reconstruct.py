@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional, arg
 
 from jrecon.cli.command import Command, NothingFound, Report, require_free, require_suffix
-from jrecon.cli.compiled import Stopwatch, keep_compiled, kept_program
+from jrecon.cli.compiled import Stopwatch, keep_compiled
+from jrecon.cli.programs import kept_program
 from jrecon.cli.progress import doing, say
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jrecon.cli import compiled
-from jrecon.cli.compiled import kept_program
+from jrecon.cli import programs
+from jrecon.cli.programs import kept_program
 from jrecon.fit.fitter import make_fitter
 from jrecon.fit.solve import FitConfig
 from jrecon.learn.regressor import make_regressor
@@ -79,7 +79,7 @@ def test_other_shapes_types_and_sources_are_other_programs(folder, monkeypatch) 
     run(jax.device_put(jnp.zeros(3), jax.devices()[1]), jax.device_put(2.0, jax.devices()[1]))
     kept_program(calling_back, BOTH)(jnp.zeros(3), 2.0)
     assert len(files(folder)) == 5
-    monkeypatch.setattr(compiled, "_source", lambda: "changed")
+    monkeypatch.setattr(programs, "source", lambda: "changed")
     with pytest.raises(AssertionError, match="traced again"):
         kept_program(forbidden, BOTH)(jnp.zeros(3), 2.0)
 
@@ -97,8 +97,8 @@ def test_a_damaged_program_is_replaced(folder, damage) -> None:
 def test_a_program_is_compiled_once_even_if_it_cannot_be_kept(folder, monkeypatch) -> None:
     folder.write_text("a file")
     made = []
-    make = compiled._make_ready
-    monkeypatch.setattr(compiled, "_make_ready", lambda *a: made.append(1) or make(*a))
+    make = programs._make_ready
+    monkeypatch.setattr(programs, "_make_ready", lambda *a: made.append(1) or make(*a))
     for function in (both, calling_back):
         run = kept_program(function, BOTH)
         for _ in range(3):
@@ -107,7 +107,7 @@ def test_a_program_is_compiled_once_even_if_it_cannot_be_kept(folder, monkeypatc
 
 
 def test_code_that_has_changed_since_is_not_kept(folder, monkeypatch) -> None:
-    monkeypatch.setattr(compiled, "_digest_of_source", lambda: "edited meanwhile")
+    monkeypatch.setattr(programs, "_digest_of_source", lambda: "edited meanwhile")
     assert float(kept_program(both, BOTH)(1.0, 2.0)["sum"]) == 3.0
     assert not folder.exists()
 
@@ -118,7 +118,7 @@ def test_what_calls_back_is_called_itself(folder) -> None:
 
 
 def test_old_programs_go(folder, monkeypatch) -> None:
-    monkeypatch.setattr(compiled, "_KEPT", 2)
+    monkeypatch.setattr(programs, "_KEPT", 2)
     for size in (2, 3, 4, 5):
         kept_program(both, BOTH)(jnp.zeros(size), 2.0)
     assert len(files(folder)) == 2
