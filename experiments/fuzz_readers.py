@@ -109,6 +109,18 @@ def listings(folder: Path) -> dict[str, tuple[bytes, str, Reader]]:
     }
 
 
+def floats(folder: Path) -> dict[str, tuple[bytes, str, Reader]]:
+    """An OpenEXR image; nothing where the extra `io` is missing."""
+    try:
+        import OpenEXR
+    except ImportError:
+        return {}
+    header = {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}
+    channels = {"Z": DEPTH.astype(np.float32) / 1000}
+    OpenEXR.File(header, channels).write(str(folder / "a.exr"))
+    return {"a.exr": ((folder / "a.exr").read_bytes(), ".exr", read_depth)}
+
+
 def bags(folder: Path) -> dict[str, tuple[bytes, str, Reader]]:
     """ROS bags of each storage, with a camera; nothing where the extra `ros` is missing."""
     try:
@@ -202,7 +214,7 @@ def main() -> None:
     made = provenance(f"experiments/fuzz_readers.py --seconds {args.seconds:g}")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        kinds = samples(folder) | listings(folder) | bags(folder)
+        kinds = samples(folder) | listings(folder) | bags(folder) | floats(folder)
         if unknown := set(args.only or ()) - set(kinds):
             parser.error(f"--only: got {sorted(unknown)}, need some of {' '.join(kinds)}")
         for seed, name in enumerate(kinds):
