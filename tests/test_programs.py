@@ -50,6 +50,7 @@ def folder(tmp_path):
     before = jax.config.values["jax_compilation_cache_dir"]
     jax.config.update("jax_compilation_cache_dir", str(tmp_path))
     yield tmp_path / "programs"
+    programs._ahead.clear()
     jax.config.update("jax_compilation_cache_dir", before)
 
 
@@ -66,6 +67,41 @@ def test_the_next_process_does_not_trace(folder) -> None:
         np.testing.assert_array_equal(one["sum"], [2.0, 3.0, 4.0])
         np.testing.assert_array_equal(one["product"], [0.0, 2.0, 4.0])
     assert len(files(folder)) == 1
+
+
+def test_the_program_used_last_is_loaded_ahead(folder, monkeypatch) -> None:
+    for size in (2, 3):
+        kept_program(both, BOTH)(jnp.zeros(size), 2.0)
+    programs.read_ahead(both.__module__, "both")
+    (ahead,) = programs._ahead.values()
+    assert ahead.result() is not None
+    monkeypatch.setattr(programs, "_make_ready", forbidden)
+    run = kept_program(forbidden, BOTH)
+    for _ in range(2):
+        np.testing.assert_array_equal(run(jnp.arange(3.0), 2.0)["sum"], [2.0, 3.0, 4.0])
+    assert not programs._ahead
+
+
+def test_what_is_loaded_ahead_is_not_used_for_anything_else(folder) -> None:
+    run = kept_program(both, BOTH)
+    run(jnp.zeros(3), 2.0)
+    programs.read_ahead(both.__module__, "both")
+    assert float(kept_program(both, BOTH)(jnp.ones(4), 2.0)["sum"][3]) == 3.0
+    other = jax.devices()[1]
+    found = kept_program(both, BOTH)(jax.device_put(jnp.ones(3), other), jax.device_put(2.0, other))
+    assert found["sum"].devices() == {other}
+    # Nor what was damaged, of another setting, or not there.
+    programs._ahead.clear()
+    for path in files(folder):
+        path.write_bytes(b"damaged")
+    programs.read_ahead(both.__module__, "both")
+    assert not programs._ahead
+    assert float(kept_program(both, BOTH)(jnp.ones(3), 2.0)["sum"][0]) == 3.0
+    with jax.default_matmul_precision("highest"):
+        programs.read_ahead(both.__module__, "both")
+    jax.config.update("jax_compilation_cache_dir", str(folder / "none"))
+    programs.read_ahead(both.__module__, "both")
+    assert not programs._ahead
 
 
 def test_other_shapes_types_and_sources_are_other_programs(folder, monkeypatch) -> None:

@@ -13,11 +13,13 @@ import contextlib
 import functools
 import hashlib
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
+_SUFFIX = ".stablehlo"
 # Programs that are kept, each of some 300 kB; those that were not used for longest go.
 _KEPT = 16
 # What else a traced program depends on.
@@ -45,31 +47,96 @@ def kept_program(function: Callable[..., Result], result: Any) -> Callable[..., 
     def run(*arguments: Any) -> Result:
         import jax
 
-        root = jax.config.values["jax_compilation_cache_dir"]
-        if root is None or "://" in root or not jax.config.values["jax_enable_compilation_cache"]:
+        folder = _folder()
+        if folder is None:
             return function(*arguments)
         leaves, tree = jax.tree.flatten(arguments)
-        name = _name(function, tree, leaves)
-        if name not in ready:
-            path = Path(root) / "programs" / f"{name}.stablehlo"
-            ready[name] = _make_ready(path, function, tree, leaves)
-        return jax.tree.unflatten(result, ready[name](*leaves))
+        setting = _setting(function.__module__, function.__qualname__)
+        path = folder / f"{setting}-{_kind(tree, leaves)}{_SUFFIX}"
+        if path not in ready:
+            ahead = _ahead.pop(path, None) if _by_default(leaves) else None
+            found = None if ahead is None else ahead.result()
+            ready[path] = found or _make_ready(path, function, tree, leaves)
+        return jax.tree.unflatten(result, ready[path](*leaves))
 
-    ready: dict[str, Callable[..., list[Any]]] = {}
+    ready: dict[Path, Callable[..., list[Any]]] = {}
     return run
 
 
-def _name(function: Any, tree: Any, leaves: list[Any]) -> str:
-    """Digest of all that a program depends on."""
+def read_ahead(module: str, name: str) -> None:
+    """Begin to load the program that a function was last called with, in a thread: most of the time
+    is spent outside of Python. If another one is needed, nothing is lost."""
+    folder = _folder()
+    if folder is None:
+        return
+    files = sorted(folder.glob(f"{_setting(module, name)}-*{_SUFFIX}"), key=_age)
+    # Read here: modules that import each other must not be imported in two threads at once.
+    if files and files[-1] not in _ahead and (program := _read_program(files[-1])) is not None:
+        _ahead[files[-1]] = _thread.submit(_compiled, program)
+
+
+_thread = ThreadPoolExecutor(1)
+_ahead: dict[Path, Future[Callable[..., list[Any]] | None]] = {}
+
+
+def _compiled(program: Any) -> Callable[..., list[Any]] | None:
+    import jax
+
+    shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in program.in_avals]
+    try:
+        return jax.jit(program.call).lower(*shapes).compile()
+    except Exception:
+        # Whatever it is: the program is made ready in the usual way, where errors are shown.
+        return None
+
+
+def _age(file: Path) -> float:
+    """When it was last used; a file that another process removes meanwhile is old."""
+    try:
+        return file.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _by_default(leaves: list[Any]) -> bool:
+    """Whether all arguments are where JAX puts them if it is not told."""
+    import jax
+
+    default = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return all(getattr(leaf, "sharding", default) == default for leaf in leaves)
+
+
+def _folder() -> Path | None:
+    """Of the programs; None if compiled code is not kept, or not in a folder."""
+    import jax
+
+    root = jax.config.values["jax_compilation_cache_dir"]
+    if root is None or "://" in root or not jax.config.values["jax_enable_compilation_cache"]:
+        return None
+    return Path(root) / "programs"
+
+
+def _setting(module: str, name: str) -> str:
+    """Digest of what the programs of a function depend on, but for its arguments."""
     import jax
 
     device = jax.devices()[0]
-    described = [source(), function.__module__, function.__qualname__, str(tree)]
+    described = [source(), module, name, device.platform, device.device_kind]
     described += [metadata.version(name) for name in ("jax", "jaxlib", "flax", "numpy")]
     described += [f"{name} {getattr(jax.config, name)}" for name in _SETTINGS]
-    described += [device.platform, device.device_kind]
-    described += [f"{jax.typeof(leaf)} {getattr(leaf, 'sharding', '')}" for leaf in leaves]
-    return hashlib.sha256("\n".join(described).encode()).hexdigest()[:32]
+    return _digest(described)
+
+
+def _kind(tree: Any, leaves: list[Any]) -> str:
+    """Digest of what they depend on of the arguments."""
+    import jax
+
+    described = [f"{jax.typeof(leaf)} {getattr(leaf, 'sharding', '')}" for leaf in leaves]
+    return _digest([str(tree), *described])
+
+
+def _digest(lines: list[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:24]
 
 
 def _make_ready(
@@ -130,6 +197,6 @@ def _keep_program(path: Path, data: bytes) -> None:
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, data)
-        files = sorted(path.parent.glob("*.stablehlo"), key=lambda file: file.stat().st_mtime)
+        files = sorted(path.parent.glob(f"*{_SUFFIX}"), key=_age)
         for old in files[:-_KEPT]:
             old.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from tyro.conf import Positional, arg
 
 from jrecon.cli.command import Command, NothingFound, Report, require_free, require_suffix
 from jrecon.cli.compiled import Stopwatch, keep_compiled
-from jrecon.cli.programs import kept_program
+from jrecon.cli.programs import kept_program, read_ahead
 from jrecon.cli.progress import doing, say
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ class Reconstruct(Command):
     def run(self) -> Report:
         self._check()
         keep_compiled()
+        read_ahead("jrecon.reconstructor", "reconstruct_views")
         from jrecon.report import versions
 
         watch = Stopwatch()

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jrecon.geometry import rotation
+from jrecon.geometry.arrays import place
 from jrecon.geometry.mesh import Topology, face_areas, make_topology
 from jrecon.model.jacobian import step_jacobian
 from jrecon.model.parametric import ParametricModel, Params, dense_weights, pose, sparse_weights
@@ -97,24 +99,27 @@ def make_fitter(
     centers, radii, weights, basis, apart, owners = _spheres(model, joints, parts)
     limbs = _limbs(model.parents, joints)
     bank, nudges = _tries(model, prior, max(map(len, limbs), default=0))
+    arrays: dict[str, Any] = dict(
+        areas=_vertex_areas(model),
+        radii=radii,
+        apart=apart,
+        bank=bank,
+        nudges=nudges,
+        limbs_joints=_table(limbs),
+        limbs_spheres=_table([np.flatnonzero(np.isin(owners, limb)) for limb in limbs]),
+        limbs_vertices=np.array([np.isin(parts, limb) for limb in limbs], bool),
+    )
     return Fitter(
+        **place(arrays),
         model=model,
         points=_with_points(model, centers, weights, basis),
         topology=make_topology(np.asarray(model.faces), len(model.vertices), split=True),
-        areas=_vertex_areas(model),
-        radii=jnp.asarray(radii, jnp.float32),
-        apart=jnp.asarray(apart, jnp.float32),
         pose_prior=without_orientation(prior),
         shape_prior=shape_prior(model),
         shapes=min(shapes, model.num_shape),
-        bank=jnp.asarray(bank, jnp.float32),
-        nudges=jnp.asarray(nudges, jnp.float32),
         joints=joints,
         limbs=limbs,
         owners=owners,
-        limbs_joints=_table(limbs),
-        limbs_spheres=_table([np.flatnonzero(np.isin(owners, limb)) for limb in limbs]),
-        limbs_vertices=jnp.asarray([np.isin(parts, limb) for limb in limbs], bool),
     )
 
 
@@ -138,20 +143,20 @@ def _limbs(parents: tuple[int, ...], joints: tuple[int, ...]) -> tuple[tuple[int
     return tuple(found)
 
 
-def _table(rows: Sequence[Sequence[int] | np.ndarray]) -> Int[Array, "r c"]:
+def _table(rows: Sequence[Sequence[int] | np.ndarray]) -> Int[np.ndarray, "r c"]:
     """Rows of different lengths, filled up with -1."""
     width = max(map(len, rows), default=0)
     full = [
         np.pad(np.asarray(row, np.int32), (0, width - len(row)), constant_values=-1) for row in rows
     ]
-    return jnp.asarray(full, jnp.int32).reshape(len(rows), width)
+    return np.array(full, np.int32).reshape(len(rows), width)
 
 
 def _tries(model: ParametricModel, prior: PosePrior, longest: int) -> tuple[np.ndarray, np.ndarray]:
     """Poses (n, j, 3) of the prior, its mirrored ones, and between the limits; and small rotations
     (n, l, 3), half of them larger at the beginning of a limb, half everywhere alike."""
     draw = np.random.default_rng(0)
-    low, high = (np.asarray(bound, np.float64) for bound in model.pose_limits)
+    low, high = np.asarray(model.pose_limits, np.float64)
     free = draw.triangular(-1.0, 0.0, 1.0, (_TRIES, *low.shape))
     free = 0.7 * np.where(free < 0, -free * low, free * high)
     poses = [free[: _TRIES // 4 if prior.joints else _TRIES]]
@@ -165,23 +170,22 @@ def _tries(model: ParametricModel, prior: PosePrior, longest: int) -> tuple[np.n
         motion = np.asarray(prior.means)[which]
         motion = motion + np.einsum("nde,ne->nd", np.asarray(prior.factors)[which], normal)
         hard = np.asarray(prior.hard)[draw.permutation(len(prior.hard))[: _TRIES // 4]]
-        for vectors in (motion, hard):
-            pose = np.zeros((len(vectors), model.num_joints, 3))
-            pose[:, np.array(prior.joints)] = vectors.reshape(len(vectors), -1, 3)
-            half = len(pose) // 2
-            pose[:half] = np.asarray(
-                mirrored_pose(prior.mirror, jnp.asarray(pose[:half], jnp.float32))
-            )
-            poses.append(pose)
+        vectors = np.concatenate([motion, hard])
+        pose = np.zeros((len(vectors), model.num_joints, 3), np.float32)
+        pose[:, np.array(prior.joints)] = vectors.reshape(len(vectors), -1, 3)
+        mirrored = np.asarray(jax.jit(mirrored_pose, static_argnums=0)(prior.mirror, pose))
+        # The first half of either.
+        turned = np.concatenate([np.arange(len(x)) < len(x) // 2 for x in (motion, hard)])
+        poses.append(np.where(turned[:, None, None], mirrored, pose))
     nudges = draw.standard_normal((_NUDGES, longest, 3))
     nudges *= draw.choice([0.15, 0.3, 0.6], (_NUDGES, 1, 1))
     return np.concatenate(poses), nudges
 
 
-def _vertex_areas(model: ParametricModel) -> Float[Array, " v"]:
+def _vertex_areas(model: ParametricModel) -> Float[np.ndarray, " v"]:
     faces = np.asarray(model.faces)
     areas = np.repeat(np.asarray(face_areas(model.vertices, model.faces), np.float64) / 3, 3)
-    return jnp.asarray(np.bincount(faces.ravel(), areas, len(model.vertices)), jnp.float32)
+    return np.bincount(faces.ravel(), areas, len(model.vertices))
 
 
 def _with_points(
@@ -198,19 +202,20 @@ def _with_points(
     sparse, sparse_joints = (np.pad(x, ((0, 0), (0, wide))) for x in (sparse, sparse_joints))
     more = model.num_joints + len(centers)
 
-    def join(*arrays: object) -> Array:
-        return jnp.concatenate([jnp.asarray(np.asarray(x)) for x in arrays])
+    def join(*arrays: object) -> np.ndarray:
+        return np.concatenate([np.asarray(x) for x in arrays])
 
+    arrays: dict[str, Any] = dict(
+        vertices=join(model.vertices, model.joints, centers),
+        shape_basis=join(model.shape_basis, model.joint_basis, basis),
+        weights=join(model.weights, own, sparse),
+        weight_joints=join(model.weight_joints, owner, sparse_joints),
+        pose_basis=join(model.pose_basis, np.zeros((more, 3, model.pose_basis.shape[-1]))),
+        faces=np.zeros((1, 3), int),
+    )
     return dataclasses.replace(
         model,
-        vertices=join(model.vertices, model.joints, centers.astype(np.float32)),
-        shape_basis=join(model.shape_basis, model.joint_basis, basis.astype(np.float32)),
-        weights=join(model.weights, own, sparse.astype(np.float32)),
-        weight_joints=join(model.weight_joints, owner, sparse_joints.astype(np.int32)),
-        pose_basis=join(
-            model.pose_basis, np.zeros((more, 3, model.pose_basis.shape[-1]), np.float32)
-        ),
-        faces=model.faces[:1] * 0,
+        **place(arrays),
         level_faces={},
         levels=(("points", len(model.vertices) + more),),
     )

@@ -19,6 +19,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 from trimesh.triangles import closest_point
 
+from jrecon.geometry.arrays import place
 from jrecon.geometry.vector import norm, normalize
 
 
@@ -76,13 +77,14 @@ def make_topology(faces: Any, num_vertices: int, *, split: bool = False) -> Topo
     face_faces = np.full(faces.size, -1)
     face_faces[proper] = edge_faces[row, 1 - side[proper]]
     around = _faces_around(faces.ravel(), num_vertices)
-    return Topology(
-        edges=jnp.asarray(np.stack(np.divmod(rows // copies, num_vertices), axis=1), jnp.int32),
-        edge_faces=jnp.asarray(edge_faces, jnp.int32),
-        face_faces=jnp.asarray(face_faces.reshape(-1, 3), jnp.int32),
-        vertex_faces=jnp.asarray(np.where(around < 0, -1, around // 3), jnp.int32),
-        vertex_corners=jnp.asarray(np.where(around < 0, 0, around % 3), jnp.int32),
+    tables: dict[str, Any] = dict(
+        edges=np.stack(np.divmod(rows // copies, num_vertices), axis=1),
+        edge_faces=edge_faces,
+        face_faces=face_faces.reshape(-1, 3),
+        vertex_faces=np.where(around < 0, -1, around // 3),
+        vertex_corners=np.where(around < 0, 0, around % 3),
     )
+    return Topology(**place(tables))
 
 
 def _faces_around(corners: np.ndarray, num_vertices: int) -> np.ndarray:

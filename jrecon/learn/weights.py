@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from jrecon.geometry.arrays import place
 from jrecon.learn.network import NetworkConfig, Weights, network_shapes
 from jrecon.learn.regressor import Regressor, output_size, with_weights
 from jrecon.model.formats import load_model, read_npz, save_model
@@ -157,7 +157,7 @@ def _unflatten(path: Path, like: Any, arrays: dict[str, np.ndarray]) -> Weights:
             f"{path}: the weights do not fit the network or the model that the file names; it was "
             "written for another version of the model."
         )
-    leaves = [jnp.asarray(arrays[name], jnp.float32) for name in names]
+    leaves = place([arrays[name] for name in names])
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 

@@ -20,6 +20,7 @@ caller chooses, in jrecon the camera frame (see `jrecon.geometry.camera`).
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,6 +31,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jrecon.geometry import rotation
+from jrecon.geometry.arrays import place
 from jrecon.model.validation import check_fields
 
 # Posing is metric: the reduced default precision of GPU and TPU matrix units costs millimetres.
@@ -220,16 +222,7 @@ def make_model(
         provenance=provenance,
     )
     check_fields(fields)
-    return ParametricModel(**{key: _to_device(value) for key, value in fields.items()})
-
-
-def _to_device(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _to_device(entry) for key, entry in value.items()}
-    if isinstance(value, np.ndarray):
-        # Placed, not `jnp.asarray`: that compiles a copy for every shape, 0.3 s for the body.
-        return jax.device_put(value.astype(np.int32 if value.dtype.kind in "iu" else np.float32))
-    return value
+    return ParametricModel(**place(fields))
 
 
 def sparse_weights(dense: Any, limit: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -437,11 +430,16 @@ def at_level(model: ParametricModel, level: str) -> ParametricModel:
     n = counts[level]
     kept = tuple(entry for entry in model.levels if entry[1] <= n)
     return dataclasses.replace(
-        select_vertices(model, slice(n)),
+        _first_vertices(model, n),
         faces=model.level_faces[level],
         levels=kept,
         level_faces={key: model.level_faces[key] for key, _ in kept},
     )
+
+
+@functools.partial(jax.jit, static_argnames="count")
+def _first_vertices(model: ParametricModel, count: int) -> ParametricModel:
+    return select_vertices(model, slice(count))
 
 
 def select_vertices(model: ParametricModel, index: Any) -> ParametricModel:

@@ -30,6 +30,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from jrecon.geometry import rotation
+from jrecon.geometry.arrays import place
 from jrecon.model.parametric import ParametricModel
 from jrecon.model.symmetry import mirrored_pose, opposite_joints
 
@@ -123,7 +124,7 @@ def limits_prior(
 ) -> PosePrior:
     """A prior from the limits of a model and, if given, a mixture (shares, means, factors)."""
     names = list(model.joint_names)
-    low, high = (np.asarray(bound) for bound in model.pose_limits)
+    low, high = np.asarray(model.pose_limits)
     size = 3 * len(joints)
     shares, means, factors = mixture or (np.ones(1), np.zeros((1, size)), np.eye(size)[None])
     # Fingers close towards the wider of their two limits.
@@ -132,7 +133,7 @@ def limits_prior(
     left_out = [joint in free and bool(joints) for joint in range(len(names))]
     fist = np.where(np.array(left_out)[:, None], fist, 0.0)
     free_mean, free_scale = _free_moments(fist[free], low[free], high[free], bool(joints))
-    arrays = dict(
+    arrays: dict[str, Any] = dict(
         shares=shares / np.sum(shares),
         means=means,
         factors=factors,
@@ -145,7 +146,7 @@ def limits_prior(
         free_scale=free_scale,
     )
     return PosePrior(
-        **{key: jax.device_put(np.asarray(value, np.float32)) for key, value in arrays.items()},
+        **place(arrays),
         joints=tuple(int(joint) for joint in joints),
         free=tuple(free),
         mirror=opposite_joints(model),
@@ -174,14 +175,13 @@ def without_orientation(prior: PosePrior) -> PosePrior:
     columns = (3 * np.array(kept)[:, None] + np.arange(3)).ravel()
     rows = np.asarray(prior.factors, np.float64)[:, columns]
     factors = np.linalg.cholesky(rows @ np.swapaxes(rows, 1, 2)).astype(np.float32)
-    return dataclasses.replace(
-        prior,
-        means=prior.means[:, columns],
-        factors=jnp.asarray(factors),
-        whitening=jnp.asarray(np.linalg.inv(factors)),
-        hard=prior.hard[:, columns],
-        joints=tuple(prior.joints[i] for i in kept),
+    changed: dict[str, Any] = dict(
+        means=np.asarray(prior.means)[:, columns],
+        factors=factors,
+        whitening=np.linalg.inv(factors),
+        hard=np.asarray(prior.hard)[:, columns],
     )
+    return dataclasses.replace(prior, **place(changed), joints=tuple(prior.joints[i] for i in kept))
 
 
 def _limb(model: ParametricModel, joint: int) -> int:

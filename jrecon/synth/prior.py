@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,7 @@ import numpy as np
 from jax.scipy.special import ndtr, ndtri
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from jrecon.geometry.arrays import place
 from jrecon.model.parametric import ParametricModel
 
 # Cumulative probabilities are kept this far from 0 and 1, where float32 has no inverse: 5 sigma.
@@ -80,7 +82,7 @@ def shape_prior(
         shares = [1.0] * len(groups)
     if len(shares) != len(groups) or min(shares) < 0 or sum(shares) <= 0:
         raise ValueError(f"shares: got {list(shares)}, need a share >= 0 for each of {groups}.")
-    low, high = (np.array(bound, np.float64) for bound in model.shape_limits)
+    low, high = np.array(model.shape_limits, np.float64)
     ranges = dict(ranges or {})
     for name, (least, most) in ranges.items():
         if name not in model.shape_names:
@@ -98,7 +100,7 @@ def shape_prior(
     covariance = np.asarray(model.prior_cov, np.float64)[ids][:, order][:, :, order]
     factor = np.linalg.cholesky(covariance) if model.num_shape else covariance
     whitening = np.linalg.inv(factor) if model.num_shape else factor
-    arrays = dict(
+    arrays: dict[str, Any] = dict(
         shares=np.array(shares, float) / sum(shares),
         mean=np.asarray(model.prior_mean)[ids][:, order],
         factor=factor,
@@ -107,8 +109,7 @@ def shape_prior(
         high=high[order],
     )
     return ShapePrior(
-        **{key: jax.device_put(value.astype(np.float32)) for key, value in arrays.items()},
-        order=jax.device_put(order.astype(np.int32)),
+        **place({**arrays, "order": order}),
     )
 
 
