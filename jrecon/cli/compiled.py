@@ -39,5 +39,5 @@ def keep_compiled() -> None:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(home / "jrecon" / "jax"))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        # The hundred small programs around the large one are read faster than compiled, too.
+        # The small programs around the large one are read faster than compiled, too.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
