@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         pose as pose,
         zeros as zeros,
     )
+    from jrecon.programs import keep_compiled as keep_compiled
     from jrecon.reconstructor import (
         Reconstruction as Reconstruction,
         Reconstructor as Reconstructor,
@@ -49,6 +50,7 @@ _STAGES = {
     "jrecon.model.formats": "load_model save_model",
     "jrecon.model.build": "build_model read_meshes",
     "jrecon.io.export": "export_glb export_obj export_ply",
+    "jrecon.programs": "keep_compiled",
     "jrecon.reconstructor": "Reconstruction Reconstructor load reconstruct start_track track",
 }
 _HOME = {name: module for module, names in _STAGES.items() for name in names.split()}

@@ -41,10 +41,9 @@ def attempt(
     depth: Float[np.ndarray, "h w"],
     camera: Camera,
     mask: Bool[np.ndarray, "h w"],
-    program: Callable[..., Reconstruction] | None = None,
 ) -> Candidate:
     """The object of a mask, judged; arguments as of `jrecon.reconstruct`."""
-    result = jax.tree.map(np.asarray, reconstruct(recon, depth, camera, mask, program))
+    result = jax.tree.map(np.asarray, reconstruct(recon, depth, camera, mask))
     return Candidate(mask, result, judge(result))
 
 

@@ -10,6 +10,7 @@ behind the figures.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -50,6 +51,14 @@ class Verdict:
     """Why it is not good, in sentences for people."""
     merit: float
     """What candidates of one image are ranked by: about 1 for a full agreement."""
+
+
+def doubt(verdict: Verdict, reasons: Sequence[str]) -> Verdict:
+    """The verdict where there are doubts about what the result was made from, one step lower."""
+    lower: dict[Word, Word] = {"good": "doubtful", "doubtful": "refused", "refused": "refused"}
+    if not reasons:
+        return verdict
+    return Verdict(lower[verdict.word], (*reasons, *verdict.reasons), verdict.merit)
 
 
 def judge(result: Reconstruction, limits: Limits = Limits()) -> Verdict:

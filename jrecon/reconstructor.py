@@ -17,7 +17,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -35,6 +34,7 @@ from jrecon.learn.regressor import Prediction, Regressor, predict_views
 from jrecon.learn.view import ObjectView, view_objects
 from jrecon.learn.weights import load_regressor
 from jrecon.model.parametric import ParametricModel, Params, at_level, pose
+from jrecon.programs import kept_program
 
 # The level of detail that is fitted: enough for a depth map, and cheap to render.
 _LEAST_VERTICES = 2000
@@ -95,7 +95,6 @@ def reconstruct(
     depth: Float[Array, "*batch h w"] | np.ndarray,
     camera: Camera,
     mask: Bool[Array, "*batch h w"] | np.ndarray,
-    program: Callable[[Reconstructor, ObjectView, View], Reconstruction] | None = None,
 ) -> Reconstruction:
     """The object of a mask in each depth map.
 
@@ -104,14 +103,12 @@ def reconstruct(
         what lies behind it says where it is not.
       camera: of the images; batch axes broadcast.
       mask: the object's pixels; see `jrecon.io.segment.find_objects`.
-      program: in place of `reconstruct_views`: one that does the same, and was made before.
 
     Raises:
       ValueError: shapes that do not fit together.
     """
     depth, mask = _checked(depth, camera, mask)
-    run = program or reconstruct_views
-    return run(recon, *_look(depth, camera, mask, recon.function.network.image))
+    return _reconstruct(recon, *_look(depth, camera, mask, recon.function.network.image))
 
 
 def start_track(recon: Reconstructor) -> TrackState:
@@ -170,7 +167,6 @@ def _look(
     return view_objects(depth, camera, mask, size), one(depth, wide, mask)
 
 
-@jax.jit
 def reconstruct_views(recon: Reconstructor, seen: ObjectView, view: View) -> Reconstruction:
     """The large program of `reconstruct`."""
     found = predict_views(recon.function, seen)
@@ -180,24 +176,14 @@ def reconstruct_views(recon: Reconstructor, seen: ObjectView, view: View) -> Rec
     return Reconstruction(result.params, posed.vertices, posed.joints, found, result)
 
 
-def reconstruction_structure() -> Any:
-    """Of any `Reconstruction`."""
-    params = Params(0, 0, 0)  # pyright: ignore
-    agreement = Agreement(*[0] * len(dataclasses.fields(Agreement)))  # pyright: ignore
-    values = dict.fromkeys((field.name for field in dataclasses.fields(FitResult)), 0)
-    result = FitResult(**{**values, "params": params, "agreement": agreement})  # pyright: ignore
-    prediction = Prediction(params, 0)  # pyright: ignore
-    return jax.tree.structure(Reconstruction(params, 0, 0, prediction, result))  # pyright: ignore
-
-
-@jax.jit
-def _track(
+def track_views(
     recon: Reconstructor,
     config: TrackConfig,
     state: TrackState,
     seen: ObjectView,
     view: View,
 ) -> tuple[TrackState, Reconstruction]:
+    """The large program of `track`."""
     fitter = recon.fitter
     predicted = predict_views(recon.function, seen)
     told = anchor_of(fitter, predicted.params, predicted.joint_std)
@@ -246,6 +232,24 @@ def _track(
     return follow(config, state, result), Reconstruction(
         result.params, posed.vertices, posed.joints, begun, result
     )
+
+
+def _blank(kind: Any, **parts: Any) -> Any:
+    return kind(**(dict.fromkeys((field.name for field in dataclasses.fields(kind)), 0) | parts))
+
+
+def _blank_reconstruction() -> Reconstruction:
+    params = _blank(Params)
+    fit = _blank(FitResult, params=params, agreement=_blank(Agreement))
+    return _blank(
+        Reconstruction, params=params, prediction=_blank(Prediction, params=params), fit=fit
+    )
+
+
+_reconstruct = kept_program(reconstruct_views, _blank_reconstruction)
+_track = kept_program(
+    track_views, lambda: (_blank(TrackState, params=_blank(Params)), _blank_reconstruction())
+)
 
 
 def stature(model: ParametricModel, shape: Float[Array, " s"]) -> Float[Array, ""]:

@@ -82,5 +82,5 @@ def versions() -> Record:
         "jrecon": __version__,
         "jax": jax.__version__,
         "python": platform.python_version(),
-        "device": f"{device.platform}, {device.device_kind}",
+        "device": " ".join(dict.fromkeys((device.platform, device.device_kind))),
     }

@@ -10,7 +10,7 @@ import pathlib
 import resource
 import sys
 
-# Read by JAX when it is imported, and heeded by `jrecon.cli.compiled.keep_compiled`, which would
+# Read by JAX when it is imported, and heeded by `jrecon.programs.keep_compiled`, which would
 # keep every small program: with a size limit each one that is kept looks at all that are there.
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 

@@ -24,6 +24,7 @@ LAYERS = (
     ("synth",),
     ("learn", "fit"),
     ("io",),
+    ("programs",),
     ("reconstructor",),
     ("judge", "overlay"),
     ("candidates", "report"),

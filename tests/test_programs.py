@@ -1,5 +1,6 @@
 """Programs that are kept on disk do what the functions do that they were traced from."""
 
+import os
 from pathlib import Path
 
 import jax
@@ -7,21 +8,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jrecon.cli import programs
-from jrecon.cli.programs import kept_program
+import jrecon.cli.reconstruct
+from jrecon import programs
 from jrecon.fit.fitter import make_fitter
 from jrecon.fit.solve import FitConfig
+from jrecon.fit.track import TrackConfig
 from jrecon.learn.regressor import make_regressor
+from jrecon.programs import kept_program
 from jrecon.reconstructor import (
     Reconstructor,
+    _blank_reconstruction,
     _look,
     reconstruct_views,
-    reconstruction_structure,
+    start_track,
+    track_views,
 )
 from tests.fit.test_solve import CAMERA
 from tests.learn.small_class import NETWORK, rod
 
-BOTH = jax.tree.structure({"sum": 0, "product": 0})
+BOTH = lambda: {"sum": 0, "product": 0}
 
 
 @jax.jit
@@ -72,10 +77,12 @@ def test_the_next_process_does_not_trace(folder) -> None:
 def test_the_program_used_last_is_loaded_ahead(folder, monkeypatch) -> None:
     for size in (2, 3):
         kept_program(both, BOTH)(jnp.zeros(size), 2.0)
-    programs.read_ahead(both.__module__, "both")
+        for path in files(folder):
+            os.utime(path, (0, path.stat().st_mtime - 10))
+    assert programs.read_ahead(both.__module__, "both")
     (ahead,) = programs._ahead.values()
-    assert ahead.result() is not None
-    monkeypatch.setattr(programs, "_make_ready", forbidden)
+    assert ahead.exception() is None
+    monkeypatch.setattr(programs, "_read_program", forbidden)
     run = kept_program(forbidden, BOTH)
     for _ in range(2):
         np.testing.assert_array_equal(run(jnp.arange(3.0), 2.0)["sum"], [2.0, 3.0, 4.0])
@@ -83,25 +90,49 @@ def test_the_program_used_last_is_loaded_ahead(folder, monkeypatch) -> None:
 
 
 def test_what_is_loaded_ahead_is_not_used_for_anything_else(folder) -> None:
-    run = kept_program(both, BOTH)
-    run(jnp.zeros(3), 2.0)
-    programs.read_ahead(both.__module__, "both")
-    assert float(kept_program(both, BOTH)(jnp.ones(4), 2.0)["sum"][3]) == 3.0
     other = jax.devices()[1]
-    found = kept_program(both, BOTH)(jax.device_put(jnp.ones(3), other), jax.device_put(2.0, other))
-    assert found["sum"].devices() == {other}
-    # Nor what was damaged, of another setting, or not there.
-    programs._ahead.clear()
+    there = jax.device_put(jnp.ones(3), other), jax.device_put(2.0, other)
+    kept_program(both, BOTH)(*there)
+    # Loaded for the first device, as a file does not say for which.
+    assert programs.read_ahead(both.__module__, "both")
+    assert kept_program(both, BOTH)(*there)["sum"].devices() == {other}
+    assert programs.read_ahead(both.__module__, "both")
+    assert float(kept_program(both, BOTH)(jnp.ones(4), 2.0)["sum"][3]) == 3.0
+    with jax.default_matmul_precision("highest"):
+        assert not programs.read_ahead(both.__module__, "both")
     for path in files(folder):
         path.write_bytes(b"damaged")
-    programs.read_ahead(both.__module__, "both")
-    assert not programs._ahead
+    assert not programs.read_ahead(both.__module__, "both")
     assert float(kept_program(both, BOTH)(jnp.ones(3), 2.0)["sum"][0]) == 3.0
-    with jax.default_matmul_precision("highest"):
-        programs.read_ahead(both.__module__, "both")
-    jax.config.update("jax_compilation_cache_dir", str(folder / "none"))
-    programs.read_ahead(both.__module__, "both")
-    assert not programs._ahead
+    for unusable in (str(folder / "none"), str(folder / ("x" * 300)), ""):
+        jax.config.update("jax_compilation_cache_dir", unusable)
+        assert not programs.read_ahead(both.__module__, "both")
+
+
+def test_what_cannot_be_loaded_ahead_is_compiled_in_the_usual_way(folder, monkeypatch) -> None:
+    kept_program(both, BOTH)(jnp.zeros(3), 2.0)
+    with monkeypatch.context() as broken:
+        broken.setattr(programs, "_compiled", _forbidden)
+        assert programs.read_ahead(both.__module__, "both")
+        assert isinstance(next(iter(programs._ahead.values())).exception(), AssertionError)
+    assert float(kept_program(both, BOTH)(jnp.ones(3), 2.0)["sum"][0]) == 3.0
+
+
+def test_the_command_names_the_program_that_it_uses() -> None:
+    named = reconstruct_views.__module__, reconstruct_views.__qualname__
+    assert jrecon.cli.reconstruct._PROGRAM == named
+
+
+def test_within_a_transformation_the_function_is_traced(folder) -> None:
+    run = kept_program(both, BOTH)
+    slope = jax.grad(lambda a: run(a, 2.0)["product"])(3.0)
+    assert float(slope) == 2.0 and not folder.exists()
+    np.testing.assert_array_equal(jax.vmap(run, (0, None))(jnp.arange(3.0), 2.0)["sum"], [2, 3, 4])
+
+
+def test_options_that_do_not_exist_are_left_out(folder, monkeypatch) -> None:
+    monkeypatch.setattr(programs, "_CPU_OPTIONS", {"xla_no_such_option": True})
+    assert float(kept_program(both, BOTH)(jnp.ones(3), 2.0)["sum"][0]) == 3.0
 
 
 def test_other_shapes_types_and_sources_are_other_programs(folder, monkeypatch) -> None:
@@ -127,7 +158,7 @@ def test_a_damaged_program_is_replaced(folder, damage) -> None:
     whole = path.read_bytes()
     path.write_bytes(damage(whole))
     assert float(kept_program(both, BOTH)(jnp.ones(3), 2.0)["sum"][0]) == 3.0
-    assert len(path.read_bytes()) == len(whole)
+    assert jax.export.deserialize(bytearray(path.read_bytes())).nr_devices == 1
 
 
 def test_a_program_is_compiled_once_even_if_it_cannot_be_kept(folder, monkeypatch) -> None:
@@ -178,4 +209,7 @@ def test_the_structure_of_a_reconstruction() -> None:
     image = jnp.zeros((CAMERA.height, CAMERA.width))
     seen = jax.eval_shape(lambda d: _look(d, CAMERA, d > 0, NETWORK.image), image)
     found = jax.eval_shape(reconstruct_views, recon, *seen)
-    assert jax.tree.structure(found) == reconstruction_structure()
+    assert jax.tree.structure(found) == jax.tree.structure(_blank_reconstruction())
+    tracked = jax.eval_shape(track_views, recon, TrackConfig(), start_track(recon), *seen)
+    assert jax.tree.structure(tracked[1]) == jax.tree.structure(found)
+    assert jax.tree.structure(tracked[0]) == jax.tree.structure(start_track(recon))

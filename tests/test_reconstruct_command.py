@@ -59,7 +59,7 @@ def engine(monkeypatch):
     answers = [{}]
     asked = []
 
-    def reconstruct(recon, depth, camera, mask, program=None):
+    def reconstruct(recon, depth, camera, mask):
         asked.append(mask)
         return answer(recon, **answers[min(len(asked), len(answers)) - 1])
 
@@ -110,7 +110,9 @@ def test_everything_that_is_asked_for_is_written(capsys, engine, capture, tmp_pa
         "--preview", out["p.png"], "--debug-dir", tmp_path / "debug",
     )  # fmt: skip
     assert report["verdict"] == "good" and report["why"] == []
-    assert report["written"] == [str(out["p.glb"]), str(out["p.npz"])]
+    assert report["written"] == [str(out[name]) for name in ("p.glb", "p.npz", "p.png")]
+    seconds = report["seconds"]
+    assert 0 <= seconds["of_that_compiling"] <= seconds["all"]
     assert 1.5 < report["measures_m"]["stature"] < 1.9
     assert 0 < report["measures_std_m"]["waist"] < 0.2
     assert report["versions"]["jax"] == jax.__version__
@@ -130,7 +132,8 @@ def test_what_disagrees_is_refused_but_kept_on_demand(capsys, engine, capture, t
     engine({"inlier_share": 0.2})
     out, drawn = tmp_path / "p.glb", tmp_path / "p.jpg"
     report, said = run(capsys, capture, "--out", out, "--preview", drawn, code=4)
-    assert report["verdict"] == "refused" and report["written"] == []
+    assert report["verdict"] == "refused" and report["written"] == [str(drawn)]
+    assert "no model was written" in report["error"]
     assert "17% agreement" in said and "--keep" in said
     assert drawn.exists() and not out.exists()
     report, _ = run(capsys, capture, "--out", out, "--keep")
@@ -144,6 +147,39 @@ def test_doubtful_results_are_written_and_said_to_be(capsys, engine, capture, tm
     assert "doubtful: 50% of the model shows the object" in said
 
 
+def test_doubts_about_unit_and_camera_lower_the_verdict(capsys, engine, picture, tmp_path):
+    engine({})
+    # A person at 2.5 m before a wall, as an SR305 counts, is read as one at 20 m.
+    path = tmp_path / "d.png"
+    Image.fromarray((picture / 0.7).astype(np.uint16)).save(path)
+    record = {"fx": 160, "fy": 160, "cx": 79.5, "cy": 59.5, "width": 160, "height": 120}
+    (tmp_path / "intrinsics.json").write_text(json.dumps(record))
+    with pytest.raises(SystemExit) as stop:
+        main(["reconstruct", str(path), "--camera", "kinect2_like"])
+    assert stop.value.code == 3
+    capsys.readouterr()
+    main(["reconstruct", str(path), "--camera", "d435", "--out", str(tmp_path / "p.glb")])
+    printed = capsys.readouterr()
+    assert "doubtful camera: d435 has fx = 96" in printed.err and "says 160" in printed.err
+    assert "doubtful" in printed.out.split("verdict")[1].splitlines()[0]
+
+
+def test_one_bad_file_of_several_is_said_at_the_end(capsys, engine, capture, tmp_path):
+    engine({})
+    bad = tmp_path / "bad.png"
+    bad.write_text("not a picture")
+    with pytest.raises(SystemExit) as stop:
+        main([str(x) for x in ("reconstruct", bad, capture, "--camera", STATED,
+                               "--out", tmp_path / "p.glb")])  # fmt: skip
+    assert stop.value.code == 3 and (tmp_path / "p_d.glb").exists()
+    printed = capsys.readouterr()
+    assert printed.err.splitlines()[-1] == "jrecon: 1 of 2 files could not be read."
+    assert "results 1" in printed.out and "results 2" in printed.out and "{" not in printed.out
+    with pytest.raises(SystemExit) as stop:
+        main(["reconstruct"])
+    assert stop.value.code == 3 and "files: got none" in capsys.readouterr().err
+
+
 def test_the_mask_is_taken_as_it_is(capsys, engine, capture, tmp_path):
     asked = engine({})
     mask = np.zeros((120, 160), np.uint8)
@@ -154,11 +190,7 @@ def test_the_mask_is_taken_as_it_is(capsys, engine, capture, tmp_path):
     assert report["object"] == f"given by {tmp_path / 'mask.png'}" and len(asked) == 1
 
 
-def test_all_numbers_its_results_and_many_files_name_theirs(
-    capsys, engine, picture, tmp_path, monkeypatch
-):
-    programs = []
-    monkeypatch.setattr(jrecon.cli.reconstruct, "kept_program", lambda *_: programs.append(1))
+def test_all_numbers_its_results_and_many_files_name_theirs(capsys, engine, picture, tmp_path):
     two = np.concatenate([picture, picture], axis=1)
     for name in ("a", "b"):
         Image.fromarray(two).save(tmp_path / f"{name}.png")
@@ -175,8 +207,6 @@ def test_all_numbers_its_results_and_many_files_name_theirs(
     assert [one["verdict"] for one in results] == ["good"] * 4 + ["refused"]
     assert "nothing of the size" in results[-1]["why"][0]
     assert len(json.loads((tmp_path / "all.json").read_text())["results"]) == 5
-    # To read or compile it takes seconds.
-    assert len(programs) == 1
 
 
 @pytest.mark.parametrize(

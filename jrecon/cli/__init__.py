@@ -3,9 +3,10 @@
 JAX is imported by the commands when they run, not here, so that `--help` answers at once.
 
 Exit codes: 0 done; 2 wrong usage (argument parser); 3 bad input (a file or a value; one line on
-standard error says what was got, what is needed and how to fix it); 4 the input could be read, but
-what was looked for is not in it; 130 interrupted; 141 the reader of the output went away. Results
-go to standard output, everything else to standard error.
+standard error says what was got, what is needed and how to fix it; of several files, the others are
+worked off all the same); 4 the input could be read, but what was looked for is not in it; 130
+interrupted; 141 the reader of the output went away. Results go to standard output, everything else
+to standard error.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Sequence
 import tyro
 
 from jrecon.cli.build import BuildModel
-from jrecon.cli.command import Command, NothingFound, format_error, format_report
+from jrecon.cli.command import Command, NothingFound, Unfinished, format_error, format_report
 from jrecon.cli.demo import Demo
 from jrecon.cli.describe import Describe
 from jrecon.cli.doctor import Doctor
@@ -85,10 +86,12 @@ def _run(arguments: Sequence[str] | None) -> None:
     except (ValueError, OSError, ImportError) as error:
         if command.debug:
             raise
-        sys.stderr.write(f"jrecon: {format_error(error)}\n")
-        if not isinstance(error, NothingFound):
-            sys.exit(EXIT_BAD_INPUT)
-        if error.report is not None:
-            sys.stdout.write(format_report(error.report, as_json=command.json))
-        sys.exit(EXIT_NOTHING_FOUND)
+        text = format_error(error)
+        sys.stderr.write(f"jrecon: {text}\n")
+        report = error.report if isinstance(error, Unfinished) else None
+        if command.json:
+            report = {**(report or {}), "error": text}
+        if report is not None:
+            sys.stdout.write(format_report(report, as_json=command.json))
+        sys.exit(EXIT_NOTHING_FOUND if isinstance(error, NothingFound) else EXIT_BAD_INPUT)
     sys.stdout.write(format_report(report, as_json=command.json))

@@ -32,12 +32,16 @@ class Command(abc.ABC):
         """
 
 
-class NothingFound(ValueError):
-    """The input could be read, but what is looked for is not in it."""
+class Unfinished(ValueError):
+    """Not everything could be done; what there is to report all the same."""
 
     def __init__(self, message: str, report: Report | None = None) -> None:
         super().__init__(message)
         self.report = report
+
+
+class NothingFound(Unfinished):
+    """The input could be read, but what is looked for is not in it."""
 
 
 def require_suffix(path: Path, suffixes: tuple[str, ...]) -> None:
@@ -86,6 +90,9 @@ def _lines(report: Report) -> list[str]:
     for key, value in report.items():
         if isinstance(value, Mapping):
             lines += [key, *(f"  {line}" for line in _lines(value))]
+        elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+            for number, one in enumerate(value, 1):
+                lines += [f"{key} {number}", *(f"  {line}" for line in _lines(one))]
         else:
             lines.append(f"{key:<{width}}  {_text(value)}".rstrip())
     return lines

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jrecon.cli.command import Command, NothingFound, Report, require_free
-from jrecon.cli.compiled import keep_compiled
 from jrecon.cli.people import POSES, point_limbs
 from jrecon.cli.progress import doing
 from jrecon.cli.reconstruct import Reconstruct
@@ -51,6 +50,8 @@ class Demo(Command):
         paths = {Path(name).stem: self.out / name for name in FILES}
         for path in paths.values():
             require_free(path, self.overwrite)
+        from jrecon.programs import keep_compiled
+
         keep_compiled()
         with doing("a sensor model looks at a person in a room"):
             depth, camera, truth = sample_capture(self.seed)

@@ -13,10 +13,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from jrecon.cli.command import Command, NothingFound, Report, require_free, require_suffix
-from jrecon.cli.compiled import Stopwatch, keep_compiled
-from jrecon.cli.programs import kept_program, read_ahead
+from jrecon.cli.command import (
+    Command,
+    NothingFound,
+    Report,
+    Unfinished,
+    format_error,
+    require_free,
+    require_suffix,
+)
 from jrecon.cli.progress import doing, say
+from jrecon.cli.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from jrecon.candidates import Candidate
@@ -28,6 +35,13 @@ if TYPE_CHECKING:
 
 # Segments of an image that are tried until one is a person.
 _TRIED, _TRIED_ALL = 3, 8
+# Where the large program is.
+_PROGRAM = "jrecon.reconstructor", "reconstruct_views"
+# What is printed of a result; --json and --report have everything.
+_BRIEF = (
+    "file", "verdict", "why", "written", "object", "distance_m", "residual_mm", "overlap",
+    "visible", "vertex_std_mm", "height_m", "measures_m", "notes", "seconds",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +52,6 @@ class Setup:
     full: ParametricModel
     """At its finest level of detail, for files."""
     tape: Tape | None
-    program: Callable[..., Any]
-    """See `jrecon.reconstruct`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,14 +99,15 @@ class Reconstruct(Command):
 
     def run(self) -> Report:
         self._check()
-        keep_compiled()
-        read_ahead("jrecon.reconstructor", "reconstruct_views")
-        from jrecon.report import versions
+        from jrecon.programs import keep_compiled, read_ahead
 
+        keep_compiled()
+        known = read_ahead(*_PROGRAM)
         watch = Stopwatch()
         # Not before there is something to reconstruct.
-        setup = functools.cache(self._load)
+        setup = functools.cache(lambda: self._load(known))
         results: list[dict[str, Any]] = []
+        bad: list[str] = []
         for file in self.files:
             try:
                 results += self._one_file(file, setup, watch)
@@ -102,11 +115,22 @@ class Reconstruct(Command):
                 if len(self.files) == 1:
                     raise
                 # One bad file of many does not lose the others.
-                refused = {"verdict": "refused", "written": [], "why": [str(error).rstrip(".")]}
-                results.append({"file": str(file), **refused})
-        kept = [one for one in results if one["written"]]
+                text = format_error(error)
+                nothing = isinstance(error, NothingFound)
+                bad += [] if nothing else [text]
+                verdict = "refused" if nothing else "bad input"
+                results.append(
+                    {"file": str(file), "verdict": verdict, "why": [text], "written": []}
+                )
+        return self._report(results, bad)
+
+    def _report(self, results: list[dict[str, Any]], bad: list[str]) -> Report:
+        """Written, if asked for; of several files, errors after everything else is done."""
+        from jrecon.report import versions
+
+        several = len(self.files) > 1 or self.all
         made = {"function": self.function, "versions": versions()}
-        whole = {**results[0], **made} if len(results) == 1 else {"results": results, **made}
+        whole = {"results": results, **made} if several else {**results[0], **made}
         if self.report is not None:
             from jrecon.io.files import write_whole
 
@@ -114,18 +138,27 @@ class Reconstruct(Command):
         for one in results:
             one.pop("parameters", None)
             if one["why"]:
-                say(f"{one['file']}: {one['verdict']}: {'; '.join(one['why'])}.")
-        shown = {**results[0], **made} if len(results) == 1 else {"results": results, **made}
-        if not kept:
+                name = " ".join(one["written"][:1]) or one["file"]
+                say(f"{name}: {one['verdict']}: {'; '.join(x.rstrip('.') for x in one['why'])}.")
+        if not self.json:
+            brief = [{key: one[key] for key in _BRIEF if key in one} for one in results]
+            whole = {"results": brief} if several else brief[0]
+        elif not several:
+            whole = {**results[0], **made}
+        if bad:
+            raise Unfinished(f"{len(bad)} of {len(self.files)} files could not be read.", whole)
+        if all(one["verdict"] == "refused" for one in results) and not self.keep:
             raise NothingFound(
                 "nothing that was found agrees with the model, so no model was written; look at "
                 "--preview, say where it is with --mask or --box, or pass --keep.",
-                shown,
+                whole,
             )
-        return shown
+        return whole
 
     def _check(self) -> None:
         """Everything that can be refused before the work begins."""
+        if not self.files:
+            raise ValueError("files: got none, need one or more: jrecon reconstruct depth.png")
         if self.mask is not None and (self.all or len(self.files) > 1 or self.box is not None):
             raise ValueError("--mask is of one object in one file; leave out --all, --box.")
         stems = [file.stem for file in self.files]
@@ -158,36 +191,32 @@ class Reconstruct(Command):
         parts += [str(number)] if number is not None else []
         return path.with_name("_".join(parts) + path.suffix)
 
-    def _load(self) -> Setup:
+    def _load(self, known: bool) -> Setup:
+        if not known:
+            say("compiling; the first time on a machine this takes a minute")
         from jrecon.learn.weights import load_regressor
         from jrecon.measure import make_tape
-        from jrecon.reconstructor import (
-            make_reconstructor,
-            reconstruct_views,
-            reconstruction_structure,
-        )
+        from jrecon.reconstructor import make_reconstructor
 
         function, _ = load_regressor(self.function)
         recon = make_reconstructor(function)
-        program = kept_program(reconstruct_views, reconstruction_structure())
-        return Setup(recon, function.model, make_tape(recon.model), program)
+        return Setup(recon, function.model, make_tape(recon.model))
 
     def _one_file(
         self, file: Path, load: Callable[[], Setup], watch: Stopwatch
     ) -> list[dict[str, Any]]:
         """Read, find, reconstruct, write; a record of each result."""
+        began, compiled = time.perf_counter(), watch.seconds
+        # Before the engine is imported: what is wrong with a file is said sooner.
+        frame = read_one(file, self.camera, self.unit)
+        doubts = [note for note in frame.notes if note.startswith("doubtful")]
         from jrecon.candidates import choose
+        from jrecon.judge import doubt
         from jrecon.report import camera_record, parameters, summary
 
-        began = time.perf_counter()
-        frame = read_one(file, self.camera, self.unit)
-        compiled = watch.seconds
         kept = choose(self._candidates(frame, load), every=self.all)
+        kept = [dataclasses.replace(one, verdict=doubt(one.verdict, doubts)) for one in kept]
         setup = load()
-        seconds = {
-            "all": round(time.perf_counter() - began, 2),
-            "of_that_compiling": round(watch.seconds - compiled, 2),
-        }
         records = []
         for number, one in enumerate(kept, 1):
             record = {
@@ -198,12 +227,16 @@ class Reconstruct(Command):
                 "pixels": int(one.mask.sum()),
                 "notes": list(frame.notes),
                 "camera": camera_record(frame.camera),
-                "seconds": seconds,
+                "seconds": {
+                    "all": round(time.perf_counter() - began, 2),
+                    "of_that_compiling": round(watch.seconds - compiled, 2),
+                },
                 "parameters": parameters(setup.recon, one.result),
             }
             if self.html is not None:
                 page = self._named(self.html, file, number if self.all else None)
                 self._write_page(page, record, one, frame, setup.recon)
+                record["written"].append(str(page))
             records.append(record)
         return records
 
@@ -215,18 +248,17 @@ class Reconstruct(Command):
         from jrecon.io.depth import read_mask
         from jrecon.io.segment import find_objects
 
-        one = lambda *seen: attempt(*seen, program=load().program)
         depth, camera = frame.depth, frame.camera
         size = (camera.width, camera.height)
         if not np.any(depth > 0):
             raise ValueError(
                 f"{frame.name}: no pixel has a depth; is it the right file, and the right unit?"
             )
-        text = f"{frame.name}: reconstructing; a minute the first time"
+        text = f"{frame.name}: reconstructing"
         if self.mask is not None:
             mask = read_mask(self.mask, size)
             with doing(text):
-                yield one(load().recon, depth, camera, mask)
+                yield attempt(load().recon, depth, camera, mask)
             return
         found = find_objects(depth, camera, box=self.box)
         if self.debug_dir is not None:
@@ -234,11 +266,12 @@ class Reconstruct(Command):
         if not found.segments:
             raise NothingFound(
                 f"{frame.name}: nothing of the size of a person stands out (0.5 to 2.3 m, at 0.3 "
-                "to 6 m). Check --unit and --camera, or say where it is with --mask."
+                "to 6 m). Check --unit and --camera, say where it is with --mask, or see what was "
+                "removed with --debug-dir."
             )
         segments = found.segments[: _TRIED_ALL if self.all else _TRIED]
         with doing(text):
-            yield from attempts(load().recon, depth, camera, segments, one)
+            yield from attempts(load().recon, depth, camera, segments)
 
     def _text(self, one: Candidate) -> str:
         """How the object was come by."""
@@ -280,6 +313,7 @@ class Reconstruct(Command):
             title = f"{name}: {one.verdict.word}"
             drawn = preview(setup.recon, one.result, frame.depth, frame.camera, one.mask, title)
             write_whole(path, encode_image(drawn, path.suffix), overwrite=self.overwrite)
+            written.append(str(path))
         return written
 
     def _write_page(

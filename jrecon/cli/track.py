@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional, arg
 
 from jrecon.cli.command import Command, NothingFound, Report, require_free, require_suffix
-from jrecon.cli.compiled import Stopwatch, keep_compiled
 from jrecon.cli.progress import say
+from jrecon.cli.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,6 +71,8 @@ class Track(Command):
 
     def run(self) -> Report:
         self._check()
+        from jrecon.programs import keep_compiled
+
         keep_compiled()
         from jrecon.io.sequence import open_capture
         from jrecon.learn.weights import load_regressor

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from jrecon.cli.command import Command, Report
-from jrecon.cli.compiled import keep_compiled
 from jrecon.cli.progress import doing, say
 
 if TYPE_CHECKING:
@@ -55,6 +54,8 @@ class View(Command):
 
     def run(self) -> Report:
         capture = self._check()
+        from jrecon.programs import keep_compiled
+
         keep_compiled()
         from jrecon.viewer.live import start_server
 

@@ -102,7 +102,7 @@ def make_fitter(
     arrays: dict[str, Any] = dict(
         areas=_vertex_areas(model),
         radii=radii,
-        apart=apart,
+        apart=apart.astype(np.float32),
         bank=bank,
         nudges=nudges,
         limbs_joints=_table(limbs),

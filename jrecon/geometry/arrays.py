@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import numpy as np
 
-Tree = TypeVar("Tree")
 
-
-def place(tree: Tree) -> Tree:
-    """A pytree with its NumPy arrays on the default device, as float32, int32 or bool; other leaves
-    as they are.
+def place(tree: Any) -> Any:
+    """NumPy arrays, or those in dicts and lists, on the default device, as float32, int32 or bool;
+    what else there is stays as it is.
 
     `jnp.asarray` makes a program for every shape that it has not met: for the body and what is
     needed to fit it some 70, which take a second.
     """
-    return jax.tree.map(_place, tree)
-
-
-def _place(leaf: Any) -> Any:
-    if not isinstance(leaf, np.ndarray):
-        return leaf
-    kind = {"i": np.int32, "u": np.int32, "b": np.bool_}.get(leaf.dtype.kind, np.float32)
-    return jax.device_put(leaf.astype(kind))
+    # Not `jax.tree.map`, which sorts the keys of dicts.
+    if isinstance(tree, dict):
+        return {key: place(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [place(value) for value in tree]
+    if not isinstance(tree, np.ndarray):
+        return tree
+    kind = {"i": np.int32, "u": np.int32, "b": np.bool_}.get(tree.dtype.kind, np.float32)
+    return jax.device_put(tree.astype(kind))

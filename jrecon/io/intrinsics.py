@@ -134,7 +134,9 @@ def _named(name: str, size: Size | None) -> Lens:
     width, height = size or (width, height)
     center = (width - 1) / 2, (height - 1) / 2
     camera = make_camera(focal() * scale_x, focal() * scale_y, *center, width, height)
-    return Lens(camera, note=f"nominal figures of {name}, good to a few per cent")
+    aligned = f"{name}_aligned"
+    other = f"; if depth was brought into the colour image, {aligned}" if aligned in NAMED else ""
+    return Lens(camera, note=f"nominal figures of {name}, good to a few per cent{other}")
 
 
 def _similar(a: Size, b: Size) -> bool:

@@ -28,7 +28,7 @@ from jaxtyping import Float
 from jrecon.geometry.camera import Camera, resize
 from jrecon.images import read_grey
 from jrecon.io import bag as bags, depth as depth_files, point_cloud
-from jrecon.io.intrinsics import lens_of_record, read_lens
+from jrecon.io.intrinsics import NAMED, lens_of_record, read_lens
 from jrecon.io.lens import Lens, undistort
 from jrecon.io.record3d import Recording, read_metadata
 
@@ -43,6 +43,8 @@ CAMERA_FILES = (
 _BESIDE = re.compile(
     r"(mask|conf|confidence|colou?r|rgb|ir|infrared|normal|preview|overlay)$", re.I
 )
+# How far nominal figures of a sensor may be off.
+_NOMINAL = 0.05
 # Widths of the video that Stray Scanner's intrinsics are for; its height is 3/4 of that.
 _STRAY_WIDTHS = (1920, 1440, 1280, 640, 256)
 
@@ -135,6 +137,7 @@ class Capture:
             notes += extra
         values = undistort(values, lens)
         notes += (f"camera: {lens.note}",) if lens.note else ()
+        notes += _contradiction(self.camera, lens, file)
         return Frame(values, lens.camera, file.name, time, notes)
 
 
@@ -344,6 +347,28 @@ def _lens(camera: CameraSource, size: tuple[int, int], file: Path) -> Lens:
             f"{camera.height}; resize the camera or transpose the depth map."
         )
     return Lens(camera)
+
+
+def _contradiction(camera: CameraSource, lens: Lens, file: Path) -> tuple[str, ...]:
+    """Where a sensor was named, but a file beside the depth map has other figures: depth that was
+    brought into the colour image has the camera of that."""
+    if not isinstance(camera, str) or camera.lower() not in NAMED:
+        return ()
+    beside = _camera_beside(file.parent, file.parent.parent)
+    size = lens.camera.width, lens.camera.height
+    try:
+        other = None if beside is None else read_lens(beside, size).camera
+    except (ValueError, OSError):
+        return ()
+    if other is None:
+        return ()
+    named, found = (float(one.focal[0]) for one in (lens.camera, other))
+    if abs(found / named - 1) < _NOMINAL:
+        return ()
+    return (
+        f"doubtful camera: {camera} has fx = {named:.0f} pixels, but {beside} says {found:.0f}; if "
+        "that is of this depth, leave out the camera",
+    )
 
 
 def _read_bag(capture: Capture, bag: bags.Bag, index: int, time: float | None) -> Frame:

@@ -157,7 +157,7 @@ def _unflatten(path: Path, like: Any, arrays: dict[str, np.ndarray]) -> Weights:
             f"{path}: the weights do not fit the network or the model that the file names; it was "
             "written for another version of the model."
         )
-    leaves = place([arrays[name] for name in names])
+    leaves = place([arrays[name].astype(np.float32) for name in names])
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 

@@ -20,7 +20,6 @@ caller chooses, in jrecon the camera frame (see `jrecon.geometry.camera`).
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -430,16 +429,11 @@ def at_level(model: ParametricModel, level: str) -> ParametricModel:
     n = counts[level]
     kept = tuple(entry for entry in model.levels if entry[1] <= n)
     return dataclasses.replace(
-        _first_vertices(model, n),
+        select_vertices(model, slice(n)),
         faces=model.level_faces[level],
         levels=kept,
         level_faces={key: model.level_faces[key] for key, _ in kept},
     )
-
-
-@functools.partial(jax.jit, static_argnames="count")
-def _first_vertices(model: ParametricModel, count: int) -> ParametricModel:
-    return select_vertices(model, slice(count))
 
 
 def select_vertices(model: ParametricModel, index: Any) -> ParametricModel:
@@ -447,11 +441,8 @@ def select_vertices(model: ParametricModel, index: Any) -> ParametricModel:
 
     For evaluating a few points; `faces` and levels then no longer describe the vertices.
     """
-    return dataclasses.replace(
-        model,
-        vertices=model.vertices[index],
-        shape_basis=model.shape_basis[index],
-        weights=model.weights[index],
-        weight_joints=model.weight_joints[index],
-        pose_basis=model.pose_basis[index],
-    )
+    names = ("vertices", "shape_basis", "weights", "weight_joints", "pose_basis")
+    arrays = {name: getattr(model, name) for name in names}
+    # As one program, not five, which take a while to make.
+    pick = jax.jit(lambda arrays: jax.tree.map(lambda x: x[index], arrays))
+    return dataclasses.replace(model, **pick(arrays))

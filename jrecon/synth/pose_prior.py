@@ -146,7 +146,7 @@ def limits_prior(
         free_scale=free_scale,
     )
     return PosePrior(
-        **place(arrays),
+        **place({key: np.asarray(value, np.float32) for key, value in arrays.items()}),
         joints=tuple(int(joint) for joint in joints),
         free=tuple(free),
         mirror=opposite_joints(model),

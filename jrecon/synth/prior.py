@@ -107,10 +107,9 @@ def shape_prior(
         whitening=whitening,
         low=low[order],
         high=high[order],
+        order=order,
     )
-    return ShapePrior(
-        **place({**arrays, "order": order}),
-    )
+    return ShapePrior(**place(arrays))
 
 
 def sample_shape(prior: ShapePrior, key: PRNGKeyArray) -> Float[Array, " s"]:
