@@ -3,7 +3,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+PACKAGE := $(VENV)/.installed
+STAMP := $(VENV)/.tools
+PIP := $(PYTHON) -m pip --python $(BIN)/python install --quiet
 # Two workers suit two cores; WORKERS=0 runs the tests in one process (for a debugger). Each begins
 # with one half of the files, so that tests of a file share what they compile.
 WORKERS ?= 2
@@ -15,14 +17,20 @@ help:  ## List the targets.
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
 # --without-pip and `pip --python`: works where Python came without ensurepip (Debian).
-$(STAMP): pyproject.toml
+$(PACKAGE): pyproject.toml
+	@echo "Installing jrecon and what it needs into $(VENV): a minute or two."
 	$(PYTHON) -m venv --without-pip $(VENV)
-	$(PYTHON) -m pip --python $(BIN)/python install --upgrade pip -e '.[dev]'
+	$(PIP) --upgrade pip -e .
+	@touch $@
+
+$(STAMP): $(PACKAGE)
+	@echo "Installing its tests and tools, too: another minute."
+	$(PIP) -e '.[dev]'
 	@touch $@
 
 install: $(STAMP)  ## Create the virtual environment with the package and its tools.
 
-demo: $(STAMP)  ## Reconstruct a sample capture: rigged GLB, preview and report in demo/.
+demo: $(PACKAGE)  ## Reconstruct a sample capture: rigged GLB, preview and report in demo/.
 	$(BIN)/jrecon demo --out demo --overwrite
 
 test: $(STAMP)  ## Run the tests (ARGS="-k camera" selects).

@@ -38,6 +38,8 @@ from jrecon.programs import kept_program
 
 # The level of detail that is fitted: enough for a depth map, and cheap to render.
 _LEAST_VERTICES = 2000
+# Metres: what is farther was counted in another unit.
+_FARTHEST_M = 100.0
 
 
 @jax.tree_util.register_dataclass
@@ -105,7 +107,7 @@ def reconstruct(
       mask: the object's pixels; see `jrecon.io.segment.find_objects`.
 
     Raises:
-      ValueError: shapes that do not fit together.
+      ValueError: shapes that do not fit together, or a depth that is not in metres.
     """
     depth, mask = _checked(depth, camera, mask)
     return _reconstruct(recon, *_look(depth, camera, mask, recon.function.network.image))
@@ -131,7 +133,7 @@ def track(
       nothing was that fits the track; the parameters of such a frame are the best that was found.
 
     Raises:
-      ValueError: shapes that do not fit together.
+      ValueError: as for `reconstruct`.
     """
     depth, mask = _checked(depth, camera, mask)
     if depth.ndim != 2:
@@ -141,6 +143,19 @@ def track(
 
 
 def _checked(depth: Any, camera: Camera, mask: Any) -> tuple[Array, Array]:
+    kind = getattr(depth, "dtype", None)
+    if kind is not None and not np.issubdtype(kind, np.floating):
+        raise ValueError(
+            f"depth: got {kind}, need metres as floats; of millimetres: depth / 1000.0. "
+            "jrecon.io.depth.read_depth reads files with their unit."
+        )
+    if isinstance(depth, np.ndarray) and isinstance(mask, np.ndarray) and depth.shape == mask.shape:
+        seen = depth[mask.astype(bool) & (depth > 0)]
+        if seen.size and (middle := float(np.median(seen))) > _FARTHEST_M:
+            raise ValueError(
+                f"depth: got a median of {middle:.4g} where the mask is, need metres, up to "
+                f"{_FARTHEST_M:g}; of millimetres: depth / 1000.0."
+            )
     depth, mask = jnp.asarray(depth, jnp.float32), jnp.asarray(mask, bool)
     if depth.ndim < 2 or depth.shape != mask.shape:
         raise ValueError(

@@ -8,6 +8,7 @@ then refuses.
 import os
 import pathlib
 import resource
+import subprocess
 import sys
 
 # Read by JAX when it is imported, and heeded by `jrecon.programs.keep_compiled`, which would
@@ -19,6 +20,20 @@ import jax
 import numpy as np
 import pytest
 
+
+def choose_flags() -> None:
+    """Compile as `jrecon.programs` does, in half of the time, if this version of XLA can: unknown
+    flags end the process, so another one tries. Workers inherit what was found."""
+    if "XLA_FLAGS" in os.environ:
+        return
+    flags = "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=1"
+    command = [sys.executable, "-c", "import jax; jax.devices()"]
+    tried = subprocess.run(command, env={**os.environ, "XLA_FLAGS": flags}, capture_output=True)
+    os.environ["XLA_FLAGS"] = flags if tried.returncode == 0 else ""
+
+
+# Before the backend is initialised, which reads them.
+choose_flags()
 # Several CPU devices, so that sharding is exercised on any machine.
 jax.config.update("jax_num_cpu_devices", 8)
 # Implicit rank promotion hides missing batch axes.

@@ -16,7 +16,8 @@ def test_python_in_the_readme_runs(tmp_path, monkeypatch):
     # Readers have JAX's default, which lets (v, 3) meet (3,).
     with jax.numpy_rank_promotion("allow"):
         exec(compile("\n".join(blocks), str(README), "exec"), names)
-    assert (tmp_path / "person.glb").stat().st_size > 0
+    for name in ("person.glb", "found.glb"):
+        assert (tmp_path / name).stat().st_size > 0
     depth = np.asarray(names["view"].depth)
     assert depth.shape == (480, 320)
     assert 2.5 < depth[depth > 0].min() < depth.max() < 3.5
