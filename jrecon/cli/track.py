@@ -175,7 +175,7 @@ def _followed(recon: Reconstructor, capture: Capture, numbers: range) -> Iterato
     """See `jrecon.video.follow`; with a line now and then. Nothing if nothing was found."""
     from jrecon.video import find_surest, follow
 
-    say("finding a person; the first time this compiles, for minutes")
+    say("finding a person; the first time this compiles, for a minute")
     surest = find_surest(recon, capture, numbers)
     if surest is None:
         return
