@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 
 from experiments.provenance import provenance
-from jrecon.cli.compiled import keep_compiled
 from jrecon.io.sequence import open_capture
+from jrecon.programs import keep_compiled
 from jrecon.reconstructor import load
 from jrecon.viewer import editing, results
 from jrecon.viewer.capture_page import CapturePage

@@ -24,7 +24,6 @@ import numpy as np
 
 from experiments.provenance import provenance
 from jrecon.candidates import Candidate, attempt, attempts, choose
-from jrecon.cli.compiled import keep_compiled
 from jrecon.geometry.camera import Camera
 from jrecon.io.depth import read_depth, read_mask
 from jrecon.io.files import encode_image, write_whole
@@ -33,6 +32,7 @@ from jrecon.io.segment import Segment, find_objects
 from jrecon.measure import Tape, make_tape
 from jrecon.overlay import views
 from jrecon.pictures import Image, downsample, sheet
+from jrecon.programs import keep_compiled
 from jrecon.reconstructor import Reconstructor, load
 from jrecon.report import summary
 

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from jrecon.cli.compiled import keep_compiled
 from jrecon.io.sequence import Capture, open_capture
 from jrecon.model.parametric import ParametricModel
+from jrecon.programs import keep_compiled
 from jrecon.reconstructor import load
 from jrecon.viewer import editing, results
 from jrecon.viewer.capture_page import CapturePage

@@ -70,6 +70,21 @@ def test_imports_go_downward(path):
         assert RANK[there] < RANK[here], f"{here} may not import {there} ({path.name}: {name})"
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "experiments").rglob("*.py")), ids=lambda p: p.name)
+def test_experiments_import_what_exists(path):
+    """No test runs most of them, and the type checker is not asked about missing modules."""
+    for name in sorted(imported_modules(path)):
+        *above, last = name.split(".")
+        if not above or above[0] not in ("jrecon", "experiments"):
+            continue
+        home = ROOT.joinpath(*above)
+        if home.with_suffix(".py").is_file() or (home / last).is_dir():
+            continue
+        whole = home / "__init__.py"
+        names = whole.read_text() if whole.is_file() else ""
+        assert (home / f"{last}.py").is_file() or last in names, name
+
+
 def test_layer_test_sees_violations(tmp_path):
     source = tmp_path / "bad.py"
     source.write_text("def f():\n    from jrecon.cli import main\n    import jrecon.io.export\n")
