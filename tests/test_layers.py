@@ -17,7 +17,7 @@ PACKAGE = ROOT / "jrecon"
 # Bottom to top. A module may import from its own part and from the parts on lower lines; parts on
 # one line do not know each other.
 LAYERS = (
-    ("geometry",),
+    ("geometry", "interrupt"),
     ("images", "pictures"),
     ("model",),
     ("render", "metrics", "measure"),

@@ -5,7 +5,8 @@ import subprocess
 import sys
 import time
 
-LINE = "jrecon: interrupted; files that are there are whole.\n"
+from jrecon.interrupt import LINE
+
 # A command that is interrupted where the module says.
 INTERRUPTED = """
 import os, signal, sys

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 import tyro
 
+from jrecon import interrupt
 from jrecon.cli.build import BuildModel
 from jrecon.cli.command import Command, NothingFound, Unfinished, format_error, format_report
 from jrecon.cli.demo import Demo
@@ -35,7 +36,6 @@ __all__ = ["main"]
 
 EXIT_BAD_INPUT = 3
 EXIT_NOTHING_FOUND = 4
-EXIT_INTERRUPTED = 130
 EXIT_READER_GONE = 141
 
 _DESCRIPTION = """\
@@ -65,8 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _run(arguments)
         sys.stdout.flush()
     except KeyboardInterrupt:
-        sys.stderr.write("jrecon: interrupted; files that are there are whole.\n")
-        sys.exit(EXIT_INTERRUPTED)
+        sys.stderr.write(interrupt.LINE)
+        sys.exit(interrupt.CODE)
     except BrokenPipeError:
         # Who reads the output (head, less) has seen enough. Python flushes once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
