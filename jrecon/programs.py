@@ -42,7 +42,7 @@ _SETTINGS = (
     "jax_numpy_dtype_promotion",
 )
 # On CPUs a fit compiles in half of the time with these, and runs as fast.
-_CPU_OPTIONS: dict[str, bool | int | str] = {
+CPU_OPTIONS: dict[str, bool | int | str] = {
     "xla_cpu_use_fusion_emitters": False,
     "xla_backend_optimization_level": 1,
 }
@@ -167,7 +167,7 @@ def _compiled(function: Any, leaves: list[Any]) -> Run:
     if jax.devices()[0].platform == "cpu":
         # Options come and go with versions.
         with contextlib.suppress(jax.errors.JaxRuntimeError):
-            return lowered.compile(compiler_options=_CPU_OPTIONS)
+            return lowered.compile(compiler_options=CPU_OPTIONS)
     return lowered.compile()
 
 

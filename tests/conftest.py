@@ -20,13 +20,15 @@ import jax
 import numpy as np
 import pytest
 
+from jrecon.programs import CPU_OPTIONS
+
 
 def choose_flags() -> None:
     """Compile as `jrecon.programs` does, in half of the time, if this version of XLA can: unknown
     flags end the process, so another one tries. Workers inherit what was found."""
     if "XLA_FLAGS" in os.environ:
         return
-    flags = "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=1"
+    flags = " ".join(f"--{name}={value}".lower() for name, value in CPU_OPTIONS.items())
     command = [sys.executable, "-c", "import jax; jax.devices()"]
     tried = subprocess.run(command, env={**os.environ, "XLA_FLAGS": flags}, capture_output=True)
     os.environ["XLA_FLAGS"] = flags if tried.returncode == 0 else ""

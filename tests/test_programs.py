@@ -131,7 +131,7 @@ def test_within_a_transformation_the_function_is_traced(folder) -> None:
 
 
 def test_options_that_do_not_exist_are_left_out(folder, monkeypatch) -> None:
-    monkeypatch.setattr(programs, "_CPU_OPTIONS", {"xla_no_such_option": True})
+    monkeypatch.setattr(programs, "CPU_OPTIONS", {"xla_no_such_option": True})
     assert float(kept_program(both, BOTH)(jnp.ones(3), 2.0)["sum"][0]) == 3.0
 
 
