@@ -1,6 +1,7 @@
 """`jrecon reconstruct`, `demo` and `describe` around the engine, which is replaced by one that
 answers at once: what is chosen, written, named, reported and refused."""
 
+import contextlib
 import dataclasses
 import json
 
@@ -147,21 +148,38 @@ def test_doubtful_results_are_written_and_said_to_be(capsys, engine, capture, tm
     assert "doubtful: 50% of the model shows the object" in said
 
 
-def test_doubts_about_unit_and_camera_lower_the_verdict(capsys, engine, picture, tmp_path):
-    engine({})
-    # A person at 2.5 m before a wall, as an SR305 counts, is read as one at 20 m.
-    path = tmp_path / "d.png"
-    Image.fromarray((picture / 0.7).astype(np.uint16)).save(path)
-    record = {"fx": 160, "fy": 160, "cx": 79.5, "cy": 59.5, "width": 160, "height": 120}
+def test_a_camera_that_is_contradicted_lowers_the_verdict(capsys, engine, capture, tmp_path):
+    record = {"fx": 110, "fy": 110, "cx": 79.5, "cy": 59.5, "width": 160, "height": 120}
     (tmp_path / "intrinsics.json").write_text(json.dumps(record))
-    with pytest.raises(SystemExit) as stop:
-        main(["reconstruct", str(path), "--camera", "kinect2_like"])
-    assert stop.value.code == 3
-    capsys.readouterr()
-    main(["reconstruct", str(path), "--camera", "d435", "--out", str(tmp_path / "p.glb")])
+    command = ["reconstruct", str(capture), "--out", str(tmp_path / "p.glb"), "--overwrite"]
+    for figures, word in (({}, "doubtful"), ({"visible_share": 0.5}, "refused")):
+        engine(figures)
+        with pytest.raises(SystemExit) if word == "refused" else contextlib.nullcontext():
+            main([*command, "--camera", "d435", "--json"])
+        printed = capsys.readouterr()
+        assert json.loads(printed.out)["verdict"] == word
+        assert "doubtful camera: d435 has fx = 96" in printed.err and "says 110" in printed.err
+    # The file itself, and a sensor that agrees with it, are not doubted.
+    engine({})
+    main([*command, "--json"])
+    assert json.loads(capsys.readouterr().out)["verdict"] == "good"
+    (tmp_path / "intrinsics.json").write_text(json.dumps({**record, "fx": 97, "fy": 97}))
+    main([*command, "--camera", "d435", "--json"])
+    assert json.loads(capsys.readouterr().out)["verdict"] == "good"
+
+
+def test_a_unit_that_is_doubtful_lowers_the_verdict(capsys, engine, picture, tmp_path):
+    """Nothing is nearer than 4 m; a person as high, as the camera sees a narrower angle."""
+    engine({})
+    Image.fromarray((1.6 * picture).astype(np.uint16)).save(tmp_path / "far.png")
+    command = ["reconstruct", str(tmp_path / "far.png"), "--camera", "176,176,79.5,59.5", "--json"]
+    main([*command, "--out", str(tmp_path / "p.glb")])
     printed = capsys.readouterr()
-    assert "doubtful camera: d435 has fx = 96" in printed.err and "says 160" in printed.err
-    assert "doubtful" in printed.out.split("verdict")[1].splitlines()[0]
+    assert json.loads(printed.out)["verdict"] == "doubtful"
+    assert "doubtful unit: nothing is nearer" in printed.err
+    # Who states it knows.
+    main([*command, "--out", str(tmp_path / "q.glb"), "--unit", "mm"])
+    assert json.loads(capsys.readouterr().out)["verdict"] == "good"
 
 
 def test_one_bad_file_of_several_is_said_at_the_end(capsys, engine, capture, tmp_path):
