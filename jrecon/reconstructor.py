@@ -250,6 +250,7 @@ def track_views(
 
 
 def _blank(kind: Any, **parts: Any) -> Any:
+    """A dataclass with zeros in place of its arrays: its structure is that of any other."""
     return kind(**(dict.fromkeys((field.name for field in dataclasses.fields(kind)), 0) | parts))
 
 

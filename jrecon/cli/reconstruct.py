@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _TRIED, _TRIED_ALL = 3, 8
 # Where the large program is.
 _PROGRAM = "jrecon.reconstructor", "reconstruct_views"
-# What is printed of a result; --json and --report have everything.
+# What is printed of a result for people.
 _BRIEF = (
     "file", "verdict", "why", "written", "object", "distance_m", "residual_mm", "overlap",
     "visible", "vertex_std_mm", "height_m", "measures_m", "notes", "seconds",
@@ -107,7 +107,7 @@ class Reconstruct(Command):
         # Not before there is something to reconstruct.
         setup = functools.cache(lambda: self._load(known))
         results: list[dict[str, Any]] = []
-        bad: list[str] = []
+        bad = 0
         for file in self.files:
             try:
                 results += self._one_file(file, setup, watch)
@@ -115,45 +115,42 @@ class Reconstruct(Command):
                 if len(self.files) == 1:
                     raise
                 # One bad file of many does not lose the others.
-                text = format_error(error)
                 nothing = isinstance(error, NothingFound)
-                bad += [] if nothing else [text]
-                verdict = "refused" if nothing else "bad input"
-                results.append(
-                    {"file": str(file), "verdict": verdict, "why": [text], "written": []}
-                )
+                bad += not nothing
+                told = {"verdict": "refused" if nothing else "bad input", "written": []}
+                results.append({"file": str(file), **told, "why": [format_error(error)]})
         return self._report(results, bad)
 
-    def _report(self, results: list[dict[str, Any]], bad: list[str]) -> Report:
+    def _report(self, results: list[dict[str, Any]], bad: int) -> Report:
         """Written, if asked for; of several files, errors after everything else is done."""
         from jrecon.report import versions
 
         several = len(self.files) > 1 or self.all
+        joined = lambda records: {"results": records} if several else records[0]
         made = {"function": self.function, "versions": versions()}
-        whole = {"results": results, **made} if several else {**results[0], **made}
         if self.report is not None:
             from jrecon.io.files import write_whole
 
-            write_whole(self.report, (json.dumps(whole, indent=2, allow_nan=False) + "\n").encode())
+            text = json.dumps({**joined(results), **made}, indent=2, allow_nan=False) + "\n"
+            write_whole(self.report, text.encode())
         for one in results:
-            one.pop("parameters", None)
             if one["why"]:
                 name = " ".join(one["written"][:1]) or one["file"]
                 say(f"{name}: {one['verdict']}: {'; '.join(x.rstrip('.') for x in one['why'])}.")
-        if not self.json:
-            brief = [{key: one[key] for key in _BRIEF if key in one} for one in results]
-            whole = {"results": brief} if several else brief[0]
-        elif not several:
-            whole = {**results[0], **made}
+        if self.json:
+            wanted = [{k: one[k] for k in one if k != "parameters"} for one in results]
+            shown = {**joined(wanted), **made}
+        else:
+            shown = joined([{key: one[key] for key in _BRIEF if key in one} for one in results])
         if bad:
-            raise Unfinished(f"{len(bad)} of {len(self.files)} files could not be read.", whole)
+            raise Unfinished(f"{bad} of {len(self.files)} files could not be read.", shown)
         if all(one["verdict"] == "refused" for one in results) and not self.keep:
             raise NothingFound(
                 "nothing that was found agrees with the model, so no model was written; look at "
                 "--preview, say where it is with --mask or --box, or pass --keep.",
-                whole,
+                shown,
             )
-        return whole
+        return shown
 
     def _check(self) -> None:
         """Everything that can be refused before the work begins."""
