@@ -31,6 +31,10 @@ _RAMP, _NOISES = 3.0, 3.0
 _FAR_M = 50.0
 # Depth that blur may have put off by so much, metres, is trusted half.
 _SURE_M = 0.02
+# Where depth was averaged over neighbours, their errors are alike: they do not show in how much
+# neighbours differ, and are so many metres per square metre of distance (that of stereo filters, by
+# `jrecon.synth.devices.stereo`). Averaging over less than this, metres, loses no measurement.
+_SMOOTHED_PER_M, _SMOOTHED_M = 0.004, 0.03
 # Ramps are followed over so many pixels, at most, as a share of the window's side.
 _WIDEST_RAMP = 1 / 16
 
@@ -51,7 +55,8 @@ class View:
     trust: Float[Array, "n n"]
     """In that: 1 where it was measured, less where nothing came back, 0 out of the image."""
     noise: Float[Array, ""]
-    """Standard deviation of the depth of neighbouring pixels of the object, metres, as measured."""
+    """Standard deviation of the object's depth, metres: that of neighbouring pixels, as measured,
+    and what blur hides of it."""
     nearest: Int[Array, "n n 2"]
     """(u, v) of the object's pixel that is nearest in the window; itself for those."""
     points: Float[Array, "k 3"]
@@ -59,8 +64,8 @@ class View:
     pixels: Int[Array, " k"]
     """Of these points, in the flattened window."""
     shares: Float[Array, " k"]
-    """Surface, seen from the camera, that each point stands for, square metres; 0 for those that
-    only fill the array up."""
+    """Surface, seen from the camera, that each point stands for, square metres; less where depth is
+    blurred, as neighbours repeat each other; 0 for those that only fill the array up."""
     firm: Float[Array, " k"]
     """How much the depth of each point is to be trusted, 0 to 1: see `firmness` and
     `jrecon.fit.blur`."""
@@ -118,10 +123,14 @@ def observe(
     points = (slopes * z[..., None]).reshape(-1, 3)[pixels]
     each = jnp.sum(own) / jnp.maximum(jnp.minimum(jnp.sum(own), samples), 1)
     footprint = points[:, 2] ** 2 / jnp.prod(part.focal)
-    noise = _roughness(z, own & (blur.error < _SURE_M))
+    shares = footprint * each / (1 + footprint * (blur.width / _SMOOTHED_M) ** 2)
+    rough = _roughness(z, own & (blur.error < _SURE_M))
     # Where nothing is blurred, ramps of single pixels are what else there is.
-    ramps = jnp.where(blur.width > 0, 1.0, firmness(z, part, noise))
+    ramps = jnp.where(blur.width > 0, 1.0, firmness(z, part, rough))
     firm = ramps / (1 + (blur.error / _SURE_M) ** 2)
+    sure = jnp.where(own, firm, 0.0)
+    middle = jnp.sum(sure * z) / jnp.maximum(jnp.sum(sure), 1e-6)
+    hidden = jnp.where(blur.width > 0, _SMOOTHED_PER_M * middle**2, 0.0)
     return View(
         camera=part,
         own=own,
@@ -129,11 +138,11 @@ def observe(
         # Outlines are known to a pixel: what is empty for all neighbours is empty.
         clear=_clear(z, blur.width),
         trust=_least_around(jnp.where(inside, jnp.where(z > 0, firm, hole_trust), 0.0)),
-        noise=noise,
+        noise=jnp.hypot(rough, hidden),
         nearest=nearest_own(own),
         points=points,
         pixels=pixels,
-        shares=jnp.where(known, footprint * each, 0.0),
+        shares=jnp.where(known, shares, 0.0),
         firm=firm.reshape(-1)[pixels],
         rotation=jnp.eye(3) if rotation is None else rotation,
         translation=jnp.zeros(3) if translation is None else translation,

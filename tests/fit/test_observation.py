@@ -111,6 +111,27 @@ def test_blurred_outlines_are_doubted_and_empty_only_beyond_their_ramps():
     assert np.asarray(soft.clear)[np.asarray(soft.own)].max() < 2.5
 
 
+def test_blurred_depth_counts_for_less_by_metres_and_not_by_pixels():
+    depth, mask = (np.array(x) for x in scene())
+    depth[:, :5] = 4.0
+    told = []
+    for finer in (1, 2):
+        fine, held = (np.kron(x, np.ones((finer, finer), x.dtype)) for x in (depth, mask))
+        camera = make_camera(
+            fx=80 * finer, fy=82 * finer, cx=0, cy=0, width=fine.shape[1], height=fine.shape[0]
+        )
+        for sigma in (0.0, 2.0):
+            seen = jnp.asarray(gaussian_filter(fine, finer * sigma), jnp.float32)
+            view = observe(seen, camera, jnp.asarray(held), size=72 * finer, samples=4000)
+            told.append((float(view.shares.sum()), float(view.noise)))
+    (sharp, low), (soft, high), (fine_sharp, _), (fine_soft, fine_high) = told
+    # At 2.1 m a pixel is 26 mm: 2 of them are 1.7 times 30 mm.
+    assert 0.15 < soft / sharp < 0.35 and low < 1e-3
+    assert high == pytest.approx(0.004 * 2.1**2, rel=0.2)
+    assert fine_soft / fine_sharp == pytest.approx(soft / sharp, rel=0.25)
+    assert fine_high == pytest.approx(high, rel=0.2)
+
+
 def test_an_empty_or_broken_image_wants_nothing():
     depth, mask = scene()
     for bad in (jnp.zeros_like(depth), jnp.full_like(depth, jnp.nan)):
