@@ -2,9 +2,9 @@
 
 Errors are distances between corresponding points: of the surface, where every vertex counts as the
 area around it, so that the number does not depend on where a mesh is fine; and of joints. *Aligned*
-means after the rigid motion that brings the prediction nearest to the truth (Kabsch 1976), so that
-only pose and shape are left, not where the object is and how it is turned. Means come with
-bootstrap intervals (Efron 1979) over examples.
+means after the rigid motion that brings the prediction nearest to the truth (Kabsch 1976; vertices
+again count as their area), so that only pose and shape are left, not where the object is and how it
+is turned. Means come with bootstrap intervals (Efron 1979) over examples.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _measure(
 ) -> Errors:
     posed, target = pose(model, found), pose(model, truth)
     apart = 1e3 * jnp.linalg.norm(posed.vertices - target.vertices, axis=-1)
-    aligned = align(posed.vertices, target.vertices)
+    aligned = align(posed.vertices, target.vertices, shares)
     joints = align(posed.joints, target.joints)
     return Errors(
         vertices=apart @ shares,
@@ -70,12 +70,25 @@ def _measure(
     )
 
 
-def align(points: Float[Array, "*batch n 3"], target: Float[Array, "*batch n 3"]) -> Array:
-    """The points after the rigid motion that brings them nearest to the target; never a mirror
-    image. A single point is moved onto its target."""
-    center, goal = (x.mean(-2, keepdims=True) for x in (points, target))
+def align(
+    points: Float[Array, "*batch n 3"],
+    target: Float[Array, "*batch n 3"],
+    shares: Float[Array, " n"] | None = None,
+) -> Array:
+    """The points after the rigid motion that brings them nearest to the target, in squares of
+    distances; never a mirror image. A single point is moved onto its target.
+
+    Args:
+      shares: how much each point counts, together 1; by default all the same.
+    """
+    if shares is None:
+        shares = jnp.full(points.shape[-2], 1 / points.shape[-2])
+    middle = lambda x: jnp.einsum("n,...ni->...i", shares, x, precision=jax.lax.Precision.HIGHEST)[
+        ..., None, :
+    ]
+    center, goal = middle(points), middle(target)
     a, b = points - center, target - goal
-    spread = jnp.einsum("...ni,...nj->...ij", a, b, precision=jax.lax.Precision.HIGHEST)
+    spread = jnp.einsum("n,...ni,...nj->...ij", shares, a, b, precision=jax.lax.Precision.HIGHEST)
     u, _, vt = jnp.linalg.svd(spread)
     sign = jnp.linalg.det(jnp.matmul(u, vt, precision=jax.lax.Precision.HIGHEST))
     u = u.at[..., :, 2].multiply(jnp.where(sign < 0, -1.0, 1.0)[..., None])

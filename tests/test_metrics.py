@@ -11,14 +11,19 @@ from jrecon.model.parametric import Params, zeros
 from tests.learn.small_class import rod
 
 
-def test_align_equals_scipy(rng):
+@pytest.mark.parametrize("weighted", (False, True))
+def test_align_equals_scipy(rng, weighted):
     points = rng.normal(size=(4, 12, 3))
     turned = points @ Rotation.random(rng=rng).as_matrix() + 0.3
     target = turned + 0.05 * rng.normal(size=points.shape)
-    found = np.asarray(metrics.align(*(jnp.asarray(x, jnp.float32) for x in (points, target))))
+    shares = rng.dirichlet(np.ones(12)) if weighted else np.full(12, 1 / 12)
+    given = (shares,) if weighted else ()
+    inputs = (jnp.asarray(x, jnp.float32) for x in (points, target, *given))
+    found = np.asarray(metrics.align(*inputs))
     for a, b, moved in zip(points, target, found, strict=True):
-        best = Rotation.align_vectors(b - b.mean(0), a - a.mean(0))[0]
-        np.testing.assert_allclose(moved, best.apply(a - a.mean(0)) + b.mean(0), atol=1e-5)
+        center, goal = shares @ a, shares @ b
+        best = Rotation.align_vectors(b - goal, a - center, weights=shares)[0]
+        np.testing.assert_allclose(moved, best.apply(a - center) + goal, atol=1e-5)
 
 
 def test_align_never_mirrors(rng):
