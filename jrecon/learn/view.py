@@ -28,6 +28,9 @@ SCALARS = 4
 _AROUND = 1.0
 # Of the window around the mask, as a share of its side: the mask may miss the object's border.
 _MARGIN = 0.08
+# Windows of more pixels than these, as a share of those that are looked at, all look alike: what is
+# finer is lost in resampling. (That is the whole of an image of 9/8 as many pixels.)
+_FINEST = (1 + _MARGIN) * 9 / 8
 # The middle of an object that nothing is known of.
 _FALLBACK_M = 2.0
 
@@ -42,7 +45,9 @@ class ObjectView:
     how far its point is behind the middle, within +-1 m, outside of the mask."""
     scalars: Float[Array, " 4"]
     """Size of a pixel at the middle and its distance, as logarithms; the share of pixels that are
-    the object's; the side of the window in pixels of the image, as a logarithm."""
+    the object's; the side of the window in pixels of the image, as a logarithm, but no more than
+    can be told from what is seen: functions learn from small images, and are asked about large
+    ones."""
     turn: Float[Array, "3 3"]
     """From the camera's frame to that of the virtual camera."""
     middle: Float[Array, " 3"]
@@ -84,8 +89,9 @@ def view_object(
     )
     distance = jnp.linalg.norm(middle)
     footprint = distance * side / size / jnp.mean(camera.focal)
+    told = jnp.minimum(side, _FINEST * size)
     scalars = jnp.stack(
-        [jnp.log(footprint * 50), jnp.log(distance / 2), count / size**2, jnp.log(side / 100)]
+        [jnp.log(footprint * 50), jnp.log(distance / 2), count / size**2, jnp.log(told / 100)]
     )
     return ObjectView(image, scalars, turn, middle)
 

@@ -59,6 +59,22 @@ def test_where_the_image_was_cut_makes_no_difference(rng):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+@pytest.mark.parametrize("finer", (3, 9))
+def test_an_image_of_more_pixels_looks_the_same(rng, finer):
+    """Functions learn from small images: finer ones must not look like nothing they have seen."""
+    depth, mask = wall_with_square(rng)
+    focal, center = np.array(CAMERA.focal), np.array(CAMERA.center)
+    many = [jnp.asarray(np.kron(x, np.ones((finer, finer), x.dtype))) for x in (depth, mask)]
+    camera = make_camera(
+        *(finer * focal), *(finer * center + (finer - 1) / 2), 60 * finer, 48 * finer
+    )
+    few = view_object(depth, CAMERA, mask, 16)
+    fine = view_object(many[0], camera, many[1], 16)
+    np.testing.assert_allclose(fine.scalars, few.scalars, atol=2e-2)
+    # Rays through parts of a pixel are others than that through its middle.
+    np.testing.assert_allclose(fine.image[..., 2:5], few.image[..., 2:5], atol=1e-2)
+
+
 def test_what_is_around_is_told_but_bounded(rng):
     depth, mask = wall_with_square(rng)
     image = np.asarray(view_object(depth, CAMERA, mask, 32).image)
