@@ -131,8 +131,9 @@ class Evaluate(Command):
 
         data = card.get("data")
         learned = data.get("config") if isinstance(data, dict) else None
-        if learned and self.config is None and self.size is None:
-            config = config_from(learned)
+        if learned and self.config is None:
+            size = {"height": self.size, "width": self.size} if self.size else {}
+            config = config_from(learned | size)
         else:
             config = read_config(self.config, self.size, otherwise=9 * image // 8)
         source, key = make_source(model, config), jax.random.key(self.seed)

@@ -53,21 +53,25 @@ class Blur:
     """How far off the depth of the object's pixels may be, metres; 0 elsewhere."""
 
 
-def measure_blur(depth: Float[Array, "n n"], own: Bool[Array, "n n"]) -> Blur:
+def measure_blur(
+    depth: Float[Array, "n n"], own: Bool[Array, "n n"], inside: Bool[Array, "n n"] | None = None
+) -> Blur:
     """How blurred a depth map is, and what that means for an object in it; total, for `vmap`.
 
     Args:
       depth: metres, 0 = no return, of the whole scene.
       own: pixels of the object that have a depth.
+      inside: pixels of the image, if not all: what lies beyond its border was not averaged in.
     """
     size, valid = len(depth), depth > 0
+    inside = jnp.ones_like(own) if inside is None else inside
     width = _width(depth, own)
     narrow = _kernel(size, width)
     covered = _smooth(narrow, own)
     share_of = lambda near: jnp.where(width > 0, jnp.clip(1 - near, 0.0, _LARGEST_SHARE), 0.0)
     share = share_of(covered / jnp.maximum(_smooth(narrow, valid), 1e-6))
     # What returned nothing may have been averaged in before it was lost for being too far.
-    with_lost = share_of(covered)
+    with_lost = share_of(covered / jnp.maximum(_smooth(narrow, inside), 1e-6))
 
     wide = _kernel(size, jnp.asarray(_SPREAD * size))
     mean = lambda held: (

@@ -88,7 +88,8 @@ class EnergyConfig:
     limits: float = 1.0
     shape: float = 1.0
     """Weight of the shape prior's negative log density."""
-    sphere_sigma_m: float = 0.01
+    sphere_sigma_m: float = 0.02
+    """Of how far one sphere may be in another."""
 
 
 @jax.tree_util.register_dataclass
@@ -110,7 +111,7 @@ class Anchor:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pulls:
-    """Points of the model and where they should be."""
+    """Points of the model, or differences of two, and where they should be."""
 
     corners: Int[Array, "m c"]
     mix: Float[Array, "m c"]
@@ -269,7 +270,8 @@ def joint_pulls(fitter: Fitter, config: EnergyConfig, anchor: Anchor, widening: 
 
 
 def sphere_pulls(fitter: Fitter, config: EnergyConfig, points: Float[Array, "p 3"]) -> Pulls:
-    """Each sphere out of the one that it is deepest in, by half; the other goes the rest."""
+    """Each sphere away from the one that it is deepest in, along the line between their centres;
+    nothing is said of where the two are."""
     ids = jnp.asarray(sphere_points(fitter))
     centers = points[ids]
     between = centers[:, None] - centers[None]
@@ -278,12 +280,13 @@ def sphere_pulls(fitter: Fitter, config: EnergyConfig, points: Float[Array, "p 3
     other = jnp.argmax(depth, axis=1)
     count = len(fitter.radii)
     deepest = jnp.maximum(depth[jnp.arange(count), other], 0.0)
-    away = normalize(between[jnp.arange(count), other])
+    apart = between[jnp.arange(count), other]
+    away = normalize(apart)
     return Pulls(
-        corners=ids[:, None],
-        mix=jnp.ones((count, 1)),
-        target=centers + 0.5 * deepest[:, None] * away,
-        metric=jnp.broadcast_to(jnp.eye(3) / config.sphere_sigma_m, (count, 3, 3)),
+        corners=jnp.stack([ids, ids[other]], axis=1),
+        mix=jnp.broadcast_to(jnp.array([1.0, -1.0]), (count, 2)),
+        target=apart + deepest[:, None] * away,
+        metric=away[:, :, None] * away[:, None, :] / config.sphere_sigma_m,
         weight=jnp.where(deepest > 0, 1.0, 0.0),
         width=jnp.full(count, 20.0),
     )

@@ -98,8 +98,7 @@ def observe(
         parameters are in the camera's own frame.
     """
     depth = jnp.where(jnp.isfinite(depth) & (depth > 0), depth, 0.0)
-    mask = mask & (depth > 0)
-    low, high = _bounds(mask, size)
+    low, high = _bounds(mask & (depth > 0), size)
     part = window(camera, low, high, size, size)
     step = (jnp.arange(size) + 0.5) / size
     u, v = (low[axis] + step * (high[axis] - low[axis]) for axis in (0, 1))
@@ -108,7 +107,8 @@ def observe(
     column = jnp.clip(jnp.round(u), 0, depth.shape[1] - 1).astype(jnp.int32)
     row = jnp.clip(jnp.round(v), 0, depth.shape[0] - 1).astype(jnp.int32)
     z = jnp.where(inside, depth[row[:, None], column[None, :]], 0.0)
-    own = inside & mask[row[:, None], column[None, :]]
+    held = inside & mask[row[:, None], column[None, :]]
+    own = held & (z > 0)
     # The nearest pixel was measured along its own ray, not along that through the window's pixel.
     slopes = jnp.stack(
         [
@@ -118,7 +118,7 @@ def observe(
         ],
         axis=-1,
     )
-    blur = measure_blur(z, own)
+    blur = measure_blur(z, own, inside)
     pixels, known = evenly(own.reshape(-1), samples)
     points = (slopes * z[..., None]).reshape(-1, 3)[pixels]
     each = jnp.sum(own) / jnp.maximum(jnp.minimum(jnp.sum(own), samples), 1)
@@ -137,7 +137,8 @@ def observe(
         depth=z,
         # Outlines are known to a pixel: what is empty for all neighbours is empty.
         clear=_clear(z, blur.width),
-        trust=_least_around(jnp.where(inside, jnp.where(z > 0, firm, hole_trust), 0.0)),
+        # Of a hole in the object nothing is known but that the object is there.
+        trust=_least_around(jnp.where(z > 0, firm, jnp.where(inside & ~held, hole_trust, 0.0))),
         noise=jnp.hypot(rough, hidden),
         nearest=nearest_own(own),
         points=points,

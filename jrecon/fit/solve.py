@@ -72,7 +72,8 @@ class FitConfig:
     power: a curvature knows nothing of a limb that is in the wrong place. How many vertices are
     within one standard deviation: docs/fitting.md."""
     damping: float = 0.01
-    """At the start of each stage, as a share of the diagonal of the curvature."""
+    """At the start, and at least at that of each stage, as a share of the diagonal of the
+    curvature."""
     longest_rad: float = 0.4
     """No joint turns farther in one step, and nothing moves farther than that in metres."""
     tolerance: float = 1e-3
@@ -277,11 +278,14 @@ def _descend(
     )
 
     def search(lane: _Lane, _: Params, tries: Array) -> tuple[Params, Anchor]:
-        # Joints stay anchored where they were predicted, rotations where the search has put them.
+        # Joints stay anchored where they were predicted; rotations of limbs that were moved are
+        # where the search has put them.
         start = lane.anchor, lane.params
         other = lane.params.pose if hint is None else hint
         params = search_limbs(fitter, views, *start, tries, other, schedule.limb, schedule.margin)
-        known = dataclasses.replace(lane.anchor.params, pose=params.pose)
+        moved = jnp.any(params.pose != lane.params.pose, axis=-1, keepdims=True)
+        turns = jnp.where(moved, params.pose, lane.anchor.params.pose)
+        known = dataclasses.replace(lane.anchor.params, pose=turns)
         return params, dataclasses.replace(lane.anchor, params=known)
 
     def iterate(i: Array, carry: tuple[_Lane, Array]) -> tuple[_Lane, Array]:

@@ -8,6 +8,7 @@ with a message. Arrays come back on whatever devices the reader has.
 from __future__ import annotations
 
 import logging
+import shutil
 import warnings
 import zlib
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 Tree = Any
 _STATE, _META = "state", "meta"
@@ -42,12 +44,17 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         note = {"note": meta, "checksums": checksums(state)}
-        self._manager.save(
+        saved = self._manager.save(
             step,
             args=ocp.args.Composite(
                 **{_STATE: ocp.args.StandardSave(state), _META: ocp.args.JsonSave(note)}
             ),
         )
+        if not saved:
+            raise RuntimeError(
+                f"{self.folder}: step {step} was not saved; there are later checkpoints "
+                f"({self._manager.all_steps()}). Move those away, or use another folder."
+            )
         if wait:
             self._manager.wait_until_finished()
 
@@ -74,9 +81,10 @@ class Checkpoints:
             ]
             if not wrong:
                 if damaged:
+                    aside = self._put_aside(step)
                     warnings.warn(
-                        f"{self.folder}: passed over damaged checkpoints ({'; '.join(damaged)}); "
-                        f"going on from step {step}.",
+                        f"{self.folder}: passed over damaged checkpoints ({'; '.join(damaged)}), "
+                        f"which are now in {aside}; going on from step {step}.",
                         stacklevel=2,
                     )
                 return step, state, note["note"]
@@ -87,6 +95,22 @@ class Checkpoints:
                 "or the class changed, use another folder; otherwise delete this one."
             )
         return None
+
+    def _put_aside(self, sound: int) -> Path:
+        """Checkpoints after a step to another folder: orbax saves no step before the newest one."""
+        aside = self.folder.with_name(f"{self.folder.name}.damaged")
+        if jax.process_index() == 0:
+            aside.mkdir(exist_ok=True)
+            for step in self._manager.all_steps():
+                if step > sound:
+                    target = aside / str(step)
+                    if target.exists():
+                        shutil.rmtree(target)
+                    (self.folder / str(step)).rename(target)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("checkpoints put aside")
+        self._manager.reload()
+        return aside
 
     def newest(self) -> int | None:
         """The step of the newest checkpoint."""

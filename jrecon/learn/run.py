@@ -98,7 +98,8 @@ def run(
     Raises:
       ValueError: the folder belongs to a run with other settings; they are named.
       BlockingIOError: another process trains in it.
-      FloatingPointError: the loss is not finite: at which step, and which checkpoint is sound.
+      FloatingPointError: the loss or its gradient is not finite: at which step, and which
+        checkpoint is sound.
     """
     folder = Path(folder)
     first_host = jax.process_index() == 0
@@ -237,12 +238,16 @@ class _Meter:
         """Means since the last call.
 
         Raises:
-          FloatingPointError: a loss is not finite.
+          FloatingPointError: a loss or its gradient is not finite.
         """
-        losses = [float(each["loss"]) for each in self._steps]
-        if not np.isfinite(losses).all():
-            raise FloatingPointError(self._explain(done, losses, checkpoints.newest()))
-        means = {"examples_per_s": round(self._rate(len(losses)), 2), **self._means(len(losses))}
+        # A gradient that is not finite has spoilt the weights, which the loss tells a step later.
+        sound = [
+            bool(np.isfinite(float(each["loss"])) and np.isfinite(float(each["gradient"])))
+            for each in self._steps
+        ]
+        if not all(sound):
+            raise FloatingPointError(self._explain(done, sound, checkpoints.newest()))
+        means = {"examples_per_s": round(self._rate(len(sound)), 2), **self._means(len(sound))}
         self.begin()
         return means
 
@@ -266,16 +271,17 @@ class _Meter:
         seconds = time.monotonic() - self._began
         return max(count - self._untimed, 0) * self._config.batch / max(seconds, 1e-9)
 
-    def _explain(self, done: int, losses: list[float], sound: int | None) -> str:
-        first = next(i for i, loss in enumerate(losses) if not np.isfinite(loss))
+    def _explain(self, done: int, healthy: list[bool], sound: int | None) -> str:
+        first = healthy.index(False)
         norms = [float(each["gradient"]) for each in self._steps[: first + 1]]
         there = "There is no checkpoint yet" if sound is None else (
             f"The last sound checkpoint is that of step {sound}"
         )  # fmt: skip
+        at, last = done - len(healthy) + first + 1, [f"{norm:.3g}" for norm in norms[-4:]]
         return (
-            f"the loss is not finite at step {done - len(losses) + first + 1} (norms of the "
-            f"gradients up to it: {[f'{norm:.3g}' for norm in norms[-4:]]}). {there}; go on with a "
-            "lower learning rate or a smaller clip (--amend), or check the examples of that step."
+            f"the loss or its gradient is not finite at step {at} (norms of the gradients up to "
+            f"it: {last}). {there}; go on with a lower learning rate or a smaller clip (--amend), "
+            "or check the examples of that step."
         )
 
 

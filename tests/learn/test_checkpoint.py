@@ -33,13 +33,20 @@ def test_damage_is_found_and_passed_over(tmp_path):
             path.write_bytes(bytes(data))
             damaged += 1
     assert damaged
+    again = Checkpoints(tmp_path / "a")
     with pytest.warns(UserWarning, match="passed over damaged checkpoints"):
-        found = Checkpoints(tmp_path / "a").latest(state)
+        found = again.latest(state)
     gc.collect()
     assert found is not None
     step, restored, note = found
     assert (step, note) == (1, {"at": 1})
     assert checksums(restored) == checksums(jax.tree.map(lambda x: x + 1, state))
+    # The run goes on from there: the damaged one is neither the newest nor in the way, nor lost.
+    assert again.newest() == 1 and (tmp_path / "a.damaged" / "2").is_dir()
+    again.save(2, state, {"at": 2}, wait=True)
+    again.close()
+    fresh = Checkpoints(tmp_path / "a").latest(state)
+    assert fresh is not None and fresh[0] == 2
 
 
 def test_another_structure_is_refused(tmp_path):
