@@ -235,16 +235,16 @@ def track_views(
         anew, _, *before = carry
         again, known, result = attempt(anew)
         better = ~anew | (result.agreement.merit >= before[1].agreement.merit)
-        kept = jax.tree.map(lambda a, b: jnp.where(better, a, b), [known, result], before)
+        kept = jax.tree.map(lambda a, b: jnp.where(better, a, b), [known, result, anew], before)
         return again, ~again, *kept
 
     anew = (state.lost < 0) | (state.lost >= config.patience)
     blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(attempt, anew))
     # One loop of at most two rounds, so that the fit is compiled once.
-    start = (anew, jnp.asarray(False), *blank[1:])
-    *_, begun, result = jax.lax.while_loop(lambda carry: ~carry[1], go, start)
+    start = (anew, jnp.asarray(False), *blank[1:], anew)
+    *_, begun, result, fresh = jax.lax.while_loop(lambda carry: ~carry[1], go, start)
     posed = pose(recon.model, result.params)
-    return follow(config, state, result), Reconstruction(
+    return follow(config, state, result, anew=fresh), Reconstruction(
         result.params, posed.vertices, posed.joints, begun, result
     )
 

@@ -4,7 +4,7 @@
     known = expect(fitter, fit_config.energy, config, state)   # an anchor for the next frame
     known = fuse(config, known, anchor_of(fitter, ...))        # and what is predicted from it
     result = fit(fitter, known, (view,), fit_config)
-    state = follow(config, state, result)
+    state = follow(config, state, result, anew=False)          # True: from the prediction alone
 
 What is known before a frame is seen: parameters go on changing as they did, by less and less; how
 far joints turn and move between frames; and the shape, which is the same in all frames, so that it
@@ -30,6 +30,8 @@ from jrecon.model.parametric import Params, zeros
 
 # Frames after which the mean of shapes moves no slower: clothes shift, errors are not independent.
 _LONGEST_MEMORY = 100
+# Frames that it counts as after the object was lost for long.
+_RELIC = 4.0
 
 
 @jax.tree_util.register_dataclass
@@ -57,6 +59,10 @@ class TrackConfig:
     have front and back confused."""
     persistence: float = 0.6
     """Share of the last change that the next one is expected to be."""
+    fastest_rad: float = 0.3
+    """Joints turn no farther from frame to frame; more than that was put right, and ends."""
+    fastest_m: float = 0.1
+    """Nor does the whole move farther."""
     least_overlap: float = 0.45
     """Frames that overlap less are lost."""
     drop: float = 0.2
@@ -145,22 +151,25 @@ def is_lost(config: TrackConfig, state: TrackState, result: FitResult) -> Bool[A
     )
 
 
-def follow(config: TrackConfig, state: TrackState, result: FitResult) -> TrackState:
-    """The state after a frame."""
+def follow(
+    config: TrackConfig, state: TrackState, result: FitResult, *, anew: bool | Bool[Array, ""]
+) -> TrackState:
+    """The state after a frame; `anew`: its result does not go on from the state."""
     turns = state.turns + config.limbs
-    waiting = dataclasses.replace(
-        state,
-        lost=jnp.where(state.lost < 0, state.lost, state.lost + 1).astype(jnp.int32),
-        turns=turns,
-    )
+    lost = jnp.where(state.lost < 0, state.lost, state.lost + 1).astype(jnp.int32)
+    # Who comes next may be somebody else.
+    known = jnp.where(lost >= config.patience, jnp.minimum(state.frames, _RELIC), state.frames)
+    waiting = dataclasses.replace(state, lost=lost, turns=turns, frames=known)
     # Too long ago to say anything of how fast things move, or of what is usual.
-    anew = (state.lost < 0) | (state.lost >= config.patience)
+    forgotten = (state.lost < 0) | (state.lost >= config.patience)
+    since = 1.0 + jnp.maximum(state.lost, 0)
     now, before = result.params, state.params
     count = jnp.minimum(state.frames + 1, _LONGEST_MEMORY)
     inverse = -before.pose
-    turn = jnp.where(anew, 0.0, rotation.compose(now.pose, inverse))
-    shift = jnp.where(anew, 0.0, now.translation - before.translation)
-    usual = jnp.where(anew, result.agreement.inlier_share, state.explained)
+    turn = _at_most(config.fastest_rad, rotation.compose(now.pose, inverse) / since)
+    shift = _at_most(config.fastest_m, (now.translation - before.translation) / since)
+    turn, shift = (jnp.where(forgotten | anew, 0.0, x) for x in (turn, shift))
+    usual = jnp.where(forgotten, result.agreement.inlier_share, state.explained)
     going = TrackState(
         params=Params(before.shape + (now.shape - before.shape) / count, now.pose, now.translation),
         turn=turn,
@@ -172,3 +181,9 @@ def follow(config: TrackConfig, state: TrackState, result: FitResult) -> TrackSt
     )
     lost = is_lost(config, dataclasses.replace(state, explained=usual), result)
     return jax.tree.map(lambda a, b: jnp.where(lost, a, b), waiting, going)
+
+
+def _at_most(length: float, vector: Float[Array, "*n 3"]) -> Float[Array, "*n 3"]:
+    """The vector, or nothing where it is longer than that."""
+    long = jnp.linalg.norm(vector, axis=-1, keepdims=True) > length
+    return jnp.where(long, 0.0, vector)

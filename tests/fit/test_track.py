@@ -9,8 +9,8 @@ import pytest
 
 from jrecon import programs
 from jrecon.fit.fitter import make_fitter
-from jrecon.fit.solve import FitConfig, anchor_of
-from jrecon.fit.track import TrackConfig, expect, fuse
+from jrecon.fit.solve import STATUS, FitConfig, anchor_of
+from jrecon.fit.track import TrackConfig, expect, follow, fuse
 from jrecon.geometry import rotation
 from jrecon.learn.regressor import make_regressor
 from jrecon.model.parametric import pose
@@ -126,6 +126,35 @@ def test_predictions_are_heeded_as_sure_as_they_are(recon):
     assert float(jnp.abs(away.joints - known.joints).max()) < 0.01 * float(
         jnp.abs(told.joints - known.joints).max()
     )
+
+
+def test_what_was_put_right_is_no_motion(followed):
+    """Velocities are those from frame to frame, of what can move so, and not of corrections."""
+    states, found = followed
+    config, state, result = TrackConfig(), states[1], found[2].fit
+
+    def after(dx, turn, lost=0, anew=False):
+        params = dataclasses.replace(
+            state.params,
+            translation=state.params.translation + jnp.array([dx, 0.0, 0.0]),
+            pose=rotation.compose(jnp.array([[0.0, 0.0, turn]]), state.params.pose),
+        )
+        known = dataclasses.replace(state, lost=jnp.asarray(lost, jnp.int32))
+        seen = dataclasses.replace(result, params=params)
+        return follow(config, known, seen, anew=anew)
+
+    moved = after(0.06, 0.2)
+    np.testing.assert_allclose(moved.shift, [0.06, 0, 0], atol=1e-6)
+    np.testing.assert_allclose(moved.turn[1], [0, 0, 0.2], atol=1e-5)
+    np.testing.assert_allclose(after(0.06, 0.2, lost=1).shift, moved.shift / 2, atol=1e-6)
+    for jump in (after(0.4, 1.6), after(0.06, 0.2, anew=True), after(0.06, 0.2, lost=3)):
+        assert not jump.shift.any() and not jump.turn.any() and jump.lost == 0
+    # Who comes after a long time may be somebody else: the shape is not held to the first one's.
+    empty = dataclasses.replace(result, status=jnp.asarray(STATUS.index("too few pixels")))
+    long = dataclasses.replace(state, frames=jnp.full((), 90.0), lost=jnp.asarray(2, jnp.int32))
+    assert follow(config, long, empty, anew=False).frames == 4
+    short = dataclasses.replace(long, lost=jnp.asarray(1, jnp.int32))
+    assert follow(config, short, empty, anew=False).frames == 90
 
 
 def test_another_size_of_image_compiles_no_other_fit(recon, video, followed, monkeypatch):
