@@ -103,12 +103,13 @@ def run(
     """
     folder = Path(folder)
     first_host = jax.process_index() == 0
+    # Before anything is written: batches that cannot be divided are refused here.
+    step, state = make_step(function, config, mesh), start(function, config, mesh)
     with contextlib.ExitStack() as stack:
         if first_host:
             message = f"{folder}: another run is there; wait for it, stop it, or choose another."
             stack.enter_context(locked(folder, message))
             _claim(folder, _settings(supply, function, config, note), amend)
-        step, state = make_step(function, config, mesh), start(function, config, mesh)
         checkpoints = Checkpoints(folder / CHECKPOINTS)
         stack.callback(checkpoints.close)
         state, seconds = _restore(checkpoints, state)

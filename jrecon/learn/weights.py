@@ -13,6 +13,7 @@ import io
 import json
 import os
 import tempfile
+import zipfile
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,11 @@ def load_regressor(
 
 
 def _read(path: Path, level: str | None) -> tuple[Regressor, Card]:
+    if not zipfile.is_zipfile(path):
+        raise ValueError(
+            f"{path}: not a trained function (.recon), or cut off; `jrecon train` writes them, or "
+            "copy it again."
+        )
     arrays = read_npz(path)
     try:
         head = json.loads(str(arrays.pop("card")))
