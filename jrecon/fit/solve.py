@@ -69,8 +69,10 @@ class FitConfig:
     the energy that finds the best parameters: their errors are not independent."""
     mistrust: float = 2.0
     """What views contribute to that curvature is multiplied by the merit of the agreement to this
-    power: a curvature knows nothing of a limb that is in the wrong place. How many vertices are
-    within one standard deviation: docs/fitting.md."""
+    power: a curvature knows nothing of a limb that is in the wrong place."""
+    certainty: float = 1.8
+    """And all of that curvature by this, so that about two thirds of the vertices are within one
+    standard deviation: docs/fitting.md."""
     damping: float = 0.01
     """At the start, and at least at that of each stage, as a share of the diagonal of the
     curvature."""
@@ -217,7 +219,7 @@ def fit_one(
     trust = jnp.maximum(agreed.merit, _LEAST_MERIT) ** config.mistrust
     # The rest of the curvature, of priors and the prediction, tells of what was not seen.
     curvature = lane.at.curvature - (1 - trust) * lane.at.measured
-    covariance, joint_std, vertex_std = deviations(fitter, params, curvature)
+    covariance, joint_std, vertex_std = deviations(fitter, params, config.certainty * curvature)
     return FitResult(
         params=params,
         status=jnp.where(enough, status, TOO_FEW).astype(jnp.int32),
