@@ -1,6 +1,6 @@
 """Where the examples of a training run come from: made on the devices, or read from a database.
 
-Step t learns from the examples t * batch ... (t + 1) * batch of the run, whatever the number of
+Step t learns from the examples t * batch ... (t + 1) * batch of the supply, whatever the number of
 devices and hosts, and whether the run was interrupted before: a supply has no state but that t.
 """
 
@@ -27,6 +27,10 @@ from jrecon.synth.manifest import model_entry
 from jrecon.synth.reading import Database
 from jrecon.synth.settings import settings
 
+# Number of the first example that is learned from: databases and evaluation begin at 0, so that
+# none of theirs is learned from, whatever the seeds are.
+_FIRST = 2**31
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Supply:
@@ -51,7 +55,7 @@ def synthesis(source: Source, batch: int, *, seed: int = 0, mesh: Mesh | None = 
     def from_step(step: int) -> Generator[Example]:
         while True:
             # Numbers wrap around after 2^32 examples, as keys do.
-            start = np.array(step * batch % 2**32, np.uint32).view(np.int32)
+            start = np.array((_FIRST + step * batch) % 2**32, np.uint32).view(np.int32)
             yield make_split(everywhere, np.int32(seed), start, count=batch, mesh=mesh)
             step += 1
 
@@ -61,6 +65,7 @@ def synthesis(source: Source, batch: int, *, seed: int = 0, mesh: Mesh | None = 
         "config": settings(source.config),
         "model": model_entry(source.model),
         "seed": seed,
+        "first": _FIRST,
     }
     return Supply(from_step, about)
 

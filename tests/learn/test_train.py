@@ -10,6 +10,7 @@ import pytest
 from jrecon.learn.mesh import data_mesh, split_local
 from jrecon.learn.supply import make_split, require_class, stored, synthesis
 from jrecon.learn.train import OPTIMIZERS, TrainConfig, make_optimizer, make_step, schedule, start
+from jrecon.synth.generate import make_batch
 from tests.learn.small_class import BATCH, CONFIG, rod
 
 DEVICES = 8
@@ -50,6 +51,14 @@ def test_devices_make_the_same_examples(source, make):
     truth = jax.tree.map(lambda x: x[2 * BATCH : 3 * BATCH], make(2, 3 * BATCH))
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(truth), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_learned_from_is_never_what_is_measured_on(source, make):
+    """Databases and evaluation have examples 0, 1, ... of a seed, which may be the run's."""
+    learned = make(0, BATCH).params.translation
+    measured = jax.jit(make_batch, static_argnums=3)(source, jax.random.key(0), 0, BATCH)
+    apart = jnp.linalg.norm(learned[:, None] - measured.params.translation[None], axis=-1)
+    assert apart.min() > 1e-4
 
 
 def test_stored_examples_go_on_at_any_step(database):

@@ -63,11 +63,13 @@ def test_where_the_image_was_cut_makes_no_difference(rng):
 def test_an_image_of_more_pixels_looks_the_same(rng, finer):
     """Functions learn from small images: finer ones must not look like nothing they have seen."""
     depth, mask = wall_with_square(rng)
-    focal, center = np.array(CAMERA.focal), np.array(CAMERA.center)
     many = [jnp.asarray(np.kron(x, np.ones((finer, finer), x.dtype))) for x in (depth, mask)]
+    # Of the middle of the first pixel and that of its parts.
+    shift = (finer - 1) / 2
     camera = make_camera(
-        *(finer * focal), *(finer * center + (finer - 1) / 2), 60 * finer, 48 * finer
-    )
+        80.0 * finer, 84.0 * finer, 30.0 * finer + shift, 22.0 * finer + shift,
+        60 * finer, 48 * finer,
+    )  # fmt: skip
     few = view_object(depth, CAMERA, mask, 16)
     fine = view_object(many[0], camera, many[1], 16)
     np.testing.assert_allclose(fine.scalars, few.scalars, atol=2e-2)
