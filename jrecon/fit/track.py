@@ -166,8 +166,8 @@ def follow(
     now, before = result.params, state.params
     count = jnp.minimum(state.frames + 1, _LONGEST_MEMORY)
     inverse = -before.pose
-    turn = _at_most(config.fastest_rad, rotation.compose(now.pose, inverse) / since)
-    shift = _at_most(config.fastest_m, (now.translation - before.translation) / since)
+    turn = _unless_longer(config.fastest_rad, rotation.compose(now.pose, inverse) / since)
+    shift = _unless_longer(config.fastest_m, (now.translation - before.translation) / since)
     turn, shift = (jnp.where(forgotten | anew, 0.0, x) for x in (turn, shift))
     usual = jnp.where(forgotten, result.agreement.inlier_share, state.explained)
     going = TrackState(
@@ -183,7 +183,7 @@ def follow(
     return jax.tree.map(lambda a, b: jnp.where(lost, a, b), waiting, going)
 
 
-def _at_most(length: float, vector: Float[Array, "*n 3"]) -> Float[Array, "*n 3"]:
+def _unless_longer(length: float, vector: Float[Array, "*n 3"]) -> Float[Array, "*n 3"]:
     """The vector, or nothing where it is longer than that."""
     long = jnp.linalg.norm(vector, axis=-1, keepdims=True) > length
     return jnp.where(long, 0.0, vector)

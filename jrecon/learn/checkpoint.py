@@ -1,7 +1,7 @@
 """Checkpoints of a training run: written while training goes on, verified when read.
 
 Orbax writes and commits them; it does not notice damaged arrays, so a checksum of every array is
-kept beside them. A checkpoint that is damaged or half-written is passed over for the one before it,
+kept beside them. A checkpoint that is damaged or half-written is put aside for the one before it,
 with a message. Arrays come back on whatever devices the reader has.
 """
 

@@ -242,13 +242,14 @@ class _Meter:
           FloatingPointError: a loss or its gradient is not finite.
         """
         # A gradient that is not finite has spoilt the weights, which the loss tells a step later.
-        sound = [
+        healthy = [
             bool(np.isfinite(float(each["loss"])) and np.isfinite(float(each["gradient"])))
             for each in self._steps
         ]
-        if not all(sound):
-            raise FloatingPointError(self._explain(done, sound, checkpoints.newest()))
-        means = {"examples_per_s": round(self._rate(len(sound)), 2), **self._means(len(sound))}
+        if not all(healthy):
+            raise FloatingPointError(self._explain(done, healthy, checkpoints.newest()))
+        count = len(healthy)
+        means = {"examples_per_s": round(self._rate(count), 2), **self._means(count)}
         self.begin()
         return means
 

@@ -61,6 +61,22 @@ def test_a_wall_that_is_out_of_range_leaves_doubt():
     assert found.error[28, 31] < 0.02
 
 
+def test_where_the_image_ends_nothing_was_lost():
+    """An object that is cut off by the image is as well measured there as in its middle."""
+    depth, own = np.full((64, 64), 4.0, np.float32), np.zeros((64, 64), bool)
+    own[20:, 22:42] = True
+    depth[own] = 2.0
+    # What the camera saw goes on beyond row 50; the window does, too, and has nothing there.
+    depth = gaussian_filter(depth, 2.0)
+    inside = np.arange(64)[:, None] < np.full((1, 64), 50)
+    seen, held = jnp.asarray(depth * inside), jnp.asarray(own & inside)
+    cut = measure(seen, held, jnp.asarray(inside))
+    middle = np.asarray(cut.error)[:, 30:34]
+    assert cut.width > 1.5 and middle[46:50].max() < 2 * middle[35:40].max() + 0.01
+    # Of which no border is known, something may have been lost there.
+    assert np.asarray(measure(seen, held).error)[49, 30:34].min() > 0.3
+
+
 def test_nothing_and_batches():
     empty = measure(jnp.zeros((64, 64)), jnp.zeros((64, 64), bool))
     assert empty.width == 0 and not empty.error.any()

@@ -132,6 +132,20 @@ def test_blurred_depth_counts_for_less_by_metres_and_not_by_pixels():
     assert fine_high == pytest.approx(high, rel=0.2)
 
 
+def test_holes_of_the_object_are_not_empty_space():
+    """Black clothes return nothing; the mask says that the object is there."""
+    depth, mask = (np.array(x) for x in scene())
+    depth[30:50, 30:45] = 0.0
+    view = observe(jnp.asarray(depth), CAMERA, jnp.asarray(mask), size=72)
+    less = observe(jnp.asarray(depth), CAMERA, jnp.asarray(mask & (depth > 0)), size=72)
+    np.testing.assert_array_equal(view.own, less.own)
+    # Most of 20 x 15 pixels: their rim is next to what was measured.
+    changed = np.asarray(view.trust) != np.asarray(less.trust)
+    assert changed.sum() > 250
+    np.testing.assert_array_equal(np.asarray(view.trust)[changed], 0.0)
+    np.testing.assert_allclose(np.asarray(less.trust)[changed], 0.1, rtol=1e-5)
+
+
 def test_an_empty_or_broken_image_wants_nothing():
     depth, mask = scene()
     for bad in (jnp.zeros_like(depth), jnp.full_like(depth, jnp.nan)):

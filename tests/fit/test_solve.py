@@ -13,11 +13,20 @@ from jrecon.fit.energy import (
     linearise,
     move_freely,
     parameter_residuals,
+    sphere_pulls,
     surface_pulls,
 )
-from jrecon.fit.fitter import make_fitter, move, point_jacobian, posed_points
+from jrecon.fit.fitter import make_fitter, move, point_jacobian, posed_points, sphere_points
 from jrecon.fit.observation import observe
-from jrecon.fit.solve import STATUS, TOO_FEW, FitConfig, anchor_of, fit
+from jrecon.fit.solve import (
+    STATUS,
+    TOO_FEW,
+    FitConfig,
+    anchor_of,
+    fit,
+    fit_one,
+    schedule_of,
+)
 from jrecon.geometry import rotation
 from jrecon.geometry.camera import make_camera
 from jrecon.model.parametric import Params, pose
@@ -94,6 +103,39 @@ def test_the_slope_is_that_of_the_energy(fitter, seen):
     assert at.energy == pytest.approx(float(value), rel=1e-4)
     np.testing.assert_allclose(at.slope, exact, atol=2e-3 * float(jnp.abs(exact).max()))
     assert np.linalg.eigvalsh(np.asarray(at.curvature, np.float64)).min() > -1e-3
+
+
+def test_contact_says_how_far_apart_and_not_where(fitter):
+    """Two spheres in one another want to be apart by what is missing; any shift of both is free."""
+    pair = dataclasses.replace(fitter, radii=jnp.array([0.1, 0.2]), apart=1.0 - jnp.eye(2))
+    first = sphere_points(pair)[0]
+    points = jnp.zeros((first + 2, 3)).at[first + 1].set(jnp.array([0.03, 0.0, 0.04]))
+    config = EnergyConfig()
+    pulls = sphere_pulls(pair, config, points)
+    between = lambda points: jnp.einsum("mc,mca->ma", pulls.mix, points[pulls.corners])
+    wanted = jnp.linalg.norm(pulls.target, axis=1)
+    np.testing.assert_allclose(wanted, 0.3, rtol=1e-5)
+    error = lambda points: jnp.einsum("mab,mb->ma", pulls.metric, between(points) - pulls.target)
+    missing = (0.3 - 0.05) / config.sphere_sigma_m
+    np.testing.assert_allclose(jnp.linalg.norm(error(points), axis=1), missing, rtol=1e-5)
+    np.testing.assert_allclose(error(points + 0.7), error(points), atol=1e-4)
+    across = points.at[first].add(jnp.array([0.0, 0.1, 0.0]))
+    np.testing.assert_allclose(error(across), error(points), atol=1e-4)
+
+
+def test_a_search_that_moves_nothing_changes_nothing(fitter, seen):
+    """Above all not what rotations are held to."""
+    depth, mask, _ = seen
+    view, start = observe(depth, CAMERA, mask), anchor(fitter, disturbed())
+    tight = dataclasses.replace(start, turn_sigma=jnp.asarray(0.1))
+    searched = schedule_of(CONFIG, len(fitter.limbs))
+    assert len(fitter.limbs) and searched.search.any()
+    none = dataclasses.replace(searched, search=0 * searched.search)
+    vain = dataclasses.replace(searched, margin=jnp.asarray(1e9))
+    one = jax.jit(fit_one)
+    results = [one(fitter, tight, (view,), CONFIG, plan).params for plan in (none, vain)]
+    for a, b in zip(*map(jax.tree.leaves, results), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
 
 
 def test_depth_that_is_not_trusted_pulls_across_its_ray_alone(fitter, seen):

@@ -7,11 +7,13 @@ import pytest
 from PIL import Image
 
 from jrecon.cli import main
+from jrecon.cli.evaluate import Evaluate
 from jrecon.cli.train import describe, read_config
 from jrecon.learn.run import Progress
 from jrecon.learn.weights import load_regressor
 from jrecon.model.formats import save_model
-from tests.learn.small_class import rod
+from jrecon.synth.settings import settings
+from tests.learn.small_class import EASY, rod
 
 SMALL = ("--image", 16, "--channels", 8, 16, "--blocks", 1, 1, "--hidden", 32)
 
@@ -111,6 +113,7 @@ def test_other_settings_are_refused_and_amended(train, tmp_path, capsys, model_f
         (("--out", "x.recon", "--from", "body", "--hidden", 8), "leave out hidden"),
         (("--out", "x.recon", "--from", "body", "--network", "large"), "leave out network"),
         (("--out", "x.recon", "--image", 60), "a multiple of 16 pixels"),
+        (("--out", "x.recon", "--devices", 1, "--batch", 7, "--accumulate", 2), "multiple of 2"),
     ],
 )  # fmt: skip
 def test_train_refuses_what_cannot_be(capsys, monkeypatch, tmp_path, arguments, words):
@@ -141,6 +144,14 @@ def test_settings_of_examples(tmp_path):
     path.write_text('{"height": 20, "witdh": 30}')
     with pytest.raises(ValueError, match=r"config.json.*witdh.*did you mean 'width'"):
         read_config(path, None, otherwise=54)
+
+
+def test_another_size_of_image_leaves_the_rest_as_it_was_learned():
+    card = {"data": {"kind": "synthesis", "config": settings(EASY)}}
+    command = Evaluate(size=20, count=3)
+    examples, sensors, about = command._examples(rod(), card, image=16)
+    assert examples.depth.shape == (3, 20, 20) and sensors == EASY.sensors
+    assert about["config"] == settings(EASY) | {"height": 20, "width": 20}
 
 
 def test_the_line_says_how_it_goes():

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jrecon.learn import run as running
 from jrecon.learn.checkpoint import Checkpoints
 from jrecon.learn.run import LOG, run
 from jrecon.learn.supply import Supply, stored, synthesis
@@ -117,6 +118,15 @@ def test_a_loss_that_is_not_finite_stops_the_run(source, function, tmp_path):
     with pytest.raises(FloatingPointError, match="at step 4 .* checkpoint is that of step 2"):
         run(watched(supply, 3, poison), function, CONFIG, tmp_path, log_every=2)
     assert [line["step"] for line in lines(tmp_path)] == [2]
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path):
+    """Its loss is, and so would be the last one before the end: but the weights are spoilt."""
+    meter = running._Meter(CONFIG)
+    for gradient in (1.0, jnp.nan):
+        meter.add({"loss": jnp.ones(()), "gradient": jnp.asarray(gradient)})
+    with pytest.raises(FloatingPointError, match="at step 8 .* no checkpoint yet"):
+        meter.close(8, Checkpoints(tmp_path))
 
 
 def test_a_run_with_other_settings_is_refused(database, function, tmp_path):
