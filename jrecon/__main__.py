@@ -2,7 +2,7 @@
 
 import sys
 
-from jrecon.interrupt import heed
+from jrecon.interrupt import CODE, heed, leave_at_once
 
 
 def main() -> None:
@@ -15,6 +15,8 @@ def main() -> None:
         run()
     except SystemExit as end:
         code = end.code
+    if code == CODE:
+        leave_at_once()
     programs = sys.modules.get("jrecon.programs")
     if programs is not None and isinstance(code, int):
         programs.leave(code)

@@ -5,6 +5,7 @@ Nothing is imported here but what Python has loaded by then.
 
 import os
 import signal
+import sys
 from types import FrameType
 
 CODE = 130
@@ -15,6 +16,14 @@ def heed() -> None:
     """From now on an interrupt ends the process at once while modules are imported, and is raised
     as `KeyboardInterrupt` elsewhere, so that what is half written can be removed."""
     signal.signal(signal.SIGINT, _interrupt)
+
+
+def leave_at_once() -> None:
+    """End the interrupted process without what Python does at its end: a thread that still compiles
+    then crashes."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(CODE)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -25,7 +25,6 @@ import jax
 import jax.export
 from jax.core import Tracer
 
-from jrecon import interrupt
 from jrecon.io.files import write_whole
 
 Result = TypeVar("Result")
@@ -123,8 +122,8 @@ def read_ahead(module: str, name: str) -> bool:
 
 def leave(code: int) -> NoReturn:
     """End the process: at once where a program is still being loaded, which nothing can stop and
-    which need not be waited for, and after an interrupt, as what still compiles then crashes."""
-    if code != interrupt.CODE and all(one.done() for one in _ahead.values()):
+    which need not be waited for."""
+    if all(one.done() for one in _ahead.values()):
         sys.exit(code)
     sys.stdout.flush()
     sys.stderr.flush()

@@ -45,6 +45,13 @@ def test_an_interrupt_at_work_lets_files_be_removed(tmp_path: pathlib.Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
+def test_nothing_is_cleared_away_after_an_interrupt(tmp_path: pathlib.Path) -> None:
+    """A thread that still compiles crashes when Python takes itself apart."""
+    work = "import atexit; atexit.register(os.abort); signal.raise_signal(2)"
+    done = process(INTERRUPTED.format(folder=str(tmp_path), work=work))
+    assert (done.returncode, done.stderr) == (130, LINE)
+
+
 def test_nobody_waits_for_a_program_that_is_not_needed() -> None:
     began = time.monotonic()
     done = process(
