@@ -38,7 +38,7 @@ class Limits:
     """What the learned function thought that its joints are off by, before refinement."""
     shape_deviation: tuple[float, float] = (0.85, 1.2)
     """Of the fitted shape in its class, in standard deviations (`FitResult.shape_deviation`)."""
-    vertex_std_mm: tuple[float, float] = (80.0, 200.0)
+    vertex_std_mm: tuple[float, float] = (70.0, 150.0)
     """Standard deviation of the surface after the fit, mean over the vertices."""
 
 
