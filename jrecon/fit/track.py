@@ -47,7 +47,7 @@ class TrackConfig:
     """That are tried elsewhere in each of these frames, in turns: see `jrecon.fit.search`."""
     margin: float = 8.0
     """Energy that one of them has to save: the search is too coarse to tell neighbours apart."""
-    turn_rad: float = 0.25
+    turn_rad: float = 0.75
     """Standard deviation of the rotation of a joint from the expected one."""
     joint_m: float = 0.05
     """And of its place."""
