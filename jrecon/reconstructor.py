@@ -28,7 +28,18 @@ from jrecon.fit.fitter import Fitter, make_fitter
 from jrecon.fit.observation import View, observe
 from jrecon.fit.report import Agreement
 from jrecon.fit.solve import TOO_FEW, FitConfig, FitResult, anchor_of, fit, fit_one, schedule_of
-from jrecon.fit.track import TrackConfig, TrackState, begin, expect, follow, fuse, is_lost
+from jrecon.fit.track import (
+    Sight,
+    TrackConfig,
+    TrackState,
+    begin,
+    expect,
+    follow,
+    fuse,
+    is_doubted,
+    is_lost,
+    turned,
+)
 from jrecon.geometry.camera import Camera
 from jrecon.learn.regressor import Prediction, Regressor, predict_views
 from jrecon.learn.view import ObjectView, view_objects
@@ -202,17 +213,16 @@ def track_views(
     fitter = recon.fitter
     predicted = predict_views(recon.function, seen)
     told = anchor_of(fitter, predicted.params, predicted.joint_std)
-    known = fuse(config, expect(fitter, recon.config.energy, config, state), told)
+    expected = expect(fitter, recon.config.energy, config, state)
+    known = fuse(config, expected, told)
+    contrary = turned(expected, told) > 2 * config.turned_rad
     settings = dataclasses.replace(recon.config, starts=1)
     brief = dataclasses.replace(settings, coarse=(), fine=config.widenings, sweeps=(0, 1))
     length = 1 + max(len(each.coarse) + len(each.fine) for each in (settings, brief))
     slow = schedule_of(settings, len(fitter.limbs), length)
-    quick = schedule_of(brief, 1, length)
+    quick = schedule_of(brief, len(fitter.limbs), length)
     quick = dataclasses.replace(
-        quick,
-        search=config.limbs * quick.search,
-        limb=state.turns,
-        margin=jnp.asarray(config.margin),
+        quick, search=config.sweeps * quick.search, margin=jnp.asarray(config.margin)
     )
     # The shape is known better than one prediction can tell.
     share = state.frames / (1.0 + state.frames)
@@ -228,7 +238,8 @@ def track_views(
         either = lambda a, b: jnp.where(anew, a, b)
         anchor, plan = jax.tree.map(either, (told, slow), (known, quick))
         result = fit_one(fitter, anchor, (view,), settings, plan, predicted.params.pose)
-        again = ~anew & is_lost(config, state, result) & (result.status != TOO_FEW)
+        doubted = is_lost(config, state, result) | is_doubted(config, state, contrary)
+        again = ~anew & doubted & (result.status != TOO_FEW)
         return again, Prediction(anchor.params, anchor.joint_std), result
 
     def go(carry: Any) -> Any:
@@ -244,7 +255,8 @@ def track_views(
     start = (anew, jnp.asarray(False), *blank[1:], anew)
     *_, begun, result, fresh = jax.lax.while_loop(lambda carry: ~carry[1], go, start)
     posed = pose(recon.model, result.params)
-    return follow(config, state, result, anew=fresh), Reconstruction(
+    off = jnp.linalg.norm(posed.joints - expected.joints, axis=-1)
+    return follow(config, state, result, Sight(off, contrary, anew=fresh)), Reconstruction(
         result.params, posed.vertices, posed.joints, begun, result
     )
 

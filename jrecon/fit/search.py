@@ -49,7 +49,6 @@ def search_limbs(
     params: Params,
     tries: int | Int[Array, ""],
     hint: Float[Array, "j 3"],
-    first: int | Int[Array, ""] = 0,
     margin: float | Float[Array, ""] = 0.0,
 ) -> Params:
     """Parameters with some limbs in the best of the poses that were tried. One lane; for `vmap` and
@@ -58,15 +57,12 @@ def search_limbs(
     Args:
       tries: how many limbs, one after the other, and from the first again after the last.
       hint: a pose that is tried besides those of the fitter, such as a prediction.
-      first: number of the limb to begin with; any.
       margin: energy that a limb has to save, or it stays where it is.
     """
     count = len(fitter.limbs)
     if not count or not len(fitter.radii):
         return params
-    place = lambda i, params: _place(
-        fitter, views, anchor, params, hint, (first + i) % count, margin
-    )
+    place = lambda i, params: _place(fitter, views, anchor, params, hint, i % count, margin)
     return jax.lax.fori_loop(0, tries, place, params)
 
 

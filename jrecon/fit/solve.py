@@ -137,8 +137,6 @@ class Schedule:
     """The energy is that which tells how sure the result is."""
     count: Int[Array, ""]
     """How many iterations there are; entries after these only fill the arrays up."""
-    limb: Int[Array, ""]
-    """The limb that every search begins with."""
     margin: Float[Array, ""]
     """Energy that a limb has to save there."""
 
@@ -170,8 +168,8 @@ def schedule_of(config: FitConfig, limbs: int, length: int | None = None) -> Sch
     wide = (0, (length or count) - count)
     full = [np.pad(x, wide) for x in (widening, fresh | belief, search, belief)]
     widening, fresh, search, belief = map(jnp.asarray, full)
-    scalars = jnp.asarray(count, jnp.int32), jnp.zeros((), jnp.int32), jnp.zeros(())
-    return Schedule(widening, fresh, search, belief, *scalars)
+    size = jnp.asarray(count, jnp.int32)
+    return Schedule(widening, fresh, search, belief, size, margin=jnp.zeros(()))
 
 
 def fit(
@@ -284,7 +282,7 @@ def _descend(
         # where the search has put them.
         start = lane.anchor, lane.params
         other = lane.params.pose if hint is None else hint
-        params = search_limbs(fitter, views, *start, tries, other, schedule.limb, schedule.margin)
+        params = search_limbs(fitter, views, *start, tries, other, schedule.margin)
         moved = jnp.any(params.pose != lane.params.pose, axis=-1, keepdims=True)
         turns = jnp.where(moved, params.pose, lane.anchor.params.pose)
         known = dataclasses.replace(lane.anchor.params, pose=turns)

@@ -10,7 +10,7 @@ import pytest
 from jrecon import programs
 from jrecon.fit.fitter import make_fitter
 from jrecon.fit.solve import STATUS, FitConfig, anchor_of
-from jrecon.fit.track import TrackConfig, expect, follow, fuse
+from jrecon.fit.track import Sight, TrackConfig, expect, follow, fuse, is_doubted
 from jrecon.geometry import rotation
 from jrecon.learn.regressor import make_regressor
 from jrecon.model.parametric import pose
@@ -42,6 +42,10 @@ def video(recon):
         seen = draw(moving(frame))
         frames.append((jnp.where(seen.mask, seen.depth, 3.5), seen.mask))
     return frames
+
+
+def sight(off=(0.0, 0.0), contrary=False, anew=False):
+    return Sight(jnp.asarray(off), contrary, anew)
 
 
 def error_mm(recon, found, frame):
@@ -99,11 +103,10 @@ def test_a_limb_that_is_lost_is_found_again(recon, video):
         start_track(recon), params=wrong, frames=jnp.full((), 5.0), lost=jnp.zeros((), jnp.int32)
     )
     errors = {}
-    for limbs in (0, 1):
-        config = TrackConfig(limbs=limbs, turn_rad=1.0, joint_m=0.3)
-        after, found = track(recon, state, video[0][0], CAMERA, video[0][1], config)
-        assert after.turns == limbs
-        errors[limbs] = error_mm(recon, found, 0)
+    for sweeps in (0, 1):
+        config = TrackConfig(sweeps=sweeps, turn_rad=1.0, joint_m=0.3)
+        _, found = track(recon, state, video[0][0], CAMERA, video[0][1], config)
+        errors[sweeps] = error_mm(recon, found, 0)
     assert errors[1] < 25 < errors[0]
 
 
@@ -141,7 +144,7 @@ def test_what_was_put_right_is_no_motion(followed):
         )
         known = dataclasses.replace(state, lost=jnp.asarray(lost, jnp.int32))
         seen = dataclasses.replace(result, params=params)
-        return follow(config, known, seen, anew=anew)
+        return follow(config, known, seen, sight(anew=anew))
 
     moved = after(0.06, 0.2)
     np.testing.assert_allclose(moved.shift, [0.06, 0, 0], atol=1e-6)
@@ -152,9 +155,43 @@ def test_what_was_put_right_is_no_motion(followed):
     # Who comes after a long time may be somebody else: the shape is not held to the first one's.
     empty = dataclasses.replace(result, status=jnp.asarray(STATUS.index("too few pixels")))
     long = dataclasses.replace(state, frames=jnp.full((), 90.0), lost=jnp.asarray(2, jnp.int32))
-    assert follow(config, long, empty, anew=False).frames == 4
+    assert follow(config, long, empty, sight()).frames == 4
     short = dataclasses.replace(long, lost=jnp.asarray(1, jnp.int32))
-    assert follow(config, short, empty, anew=False).frames == 90
+    assert follow(config, short, empty, sight()).frames == 90
+
+
+def test_joints_that_moved_unexpectedly_are_held_less(recon, followed):
+    """By so many times the running mean of how far off they were; forgotten when at rest."""
+    states, found = followed
+    config, state, result = TrackConfig(haste=2.0, memory=0.3), states[1], found[2].fit
+    still = dataclasses.replace(state, surprise=jnp.zeros(2))
+    held = lambda state: expect(recon.fitter, recon.config.energy, config, state).joint_std
+    np.testing.assert_allclose(held(still), config.joint_m, rtol=1e-6)
+    hasty = follow(config, still, result, sight(off=(0.0, 0.2)))
+    np.testing.assert_allclose(hasty.surprise, [0.0, 0.06], rtol=1e-5)
+    much = np.hypot(config.joint_m, 0.12)
+    np.testing.assert_allclose(held(hasty), [config.joint_m, much], rtol=1e-5)
+    # A joint cannot have been metres off for its haste.
+    far = follow(config, still, result, sight(off=(0.0, 5.0)))
+    assert float(far.surprise[1]) == pytest.approx(0.3 * 0.4)
+    for _ in range(20):
+        hasty = follow(config, hasty, result, sight())
+    np.testing.assert_allclose(held(hasty), config.joint_m, rtol=1e-3)
+
+
+def test_a_track_that_is_contradicted_is_tried_anew_once(followed):
+    """By several frames in a row; and then not before as many more."""
+    states, found = followed
+    config, state, result = TrackConfig(), states[1], found[2].fit
+    state, doubts = dataclasses.replace(state, contrary=jnp.zeros(())), []
+    for _ in range(10):
+        doubts.append(bool(is_doubted(config, state, True)))
+        assert not is_doubted(config, state, False)
+        state = follow(config, state, result, sight(contrary=True))
+    assert doubts == ([False] * 4 + [True]) * 2
+    for contrary in (True, False) * 10:
+        state = follow(config, state, result, sight(contrary=contrary))
+        assert not is_doubted(config, state, True)
 
 
 def test_another_size_of_image_compiles_no_other_fit(recon, video, followed, monkeypatch):
