@@ -44,6 +44,7 @@ from jrecon.fit.observation import View, from_camera, slopes_at, to_camera
 from jrecon.geometry import rotation
 from jrecon.geometry.camera import project
 from jrecon.geometry.mesh import vertex_normals
+from jrecon.geometry.nearest import index_of_least
 from jrecon.geometry.vector import normalize
 from jrecon.model.parametric import Params
 from jrecon.render.rasterize import rasterize
@@ -360,12 +361,24 @@ def _nearest_facing(
     # About half of them face it; the others are not looked at, which takes half the time.
     size = int(_FACING * len(vertices))
     ids = jnp.nonzero(facing, size=size, fill_value=0)[0]
-    front = vertices[ids]
-    cost = jnp.sum(front**2, axis=-1) + jnp.where(facing[ids], 0.0, 100.0)
-    product = jnp.matmul(view.points, front.T, precision=HIGHEST)
-    along = jnp.matmul(rays, front.T, precision=HIGHEST)
-    along = (along - jnp.sum(rays * view.points, axis=-1)[:, None]) ** 2
-    return ids[jnp.argmin(cost[None] - 2 * product - (1 - view.firm)[:, None] * along, axis=1)]
+    # Squared distance, less (1 - firm) of what of it is along the ray, as one product of matrices:
+    # |x|^2 - 2 p.x - (1 - firm) ((r.x)^2 - 2 (r.p) (r.x)), up to what is the same for all x.
+    middle = jnp.mean(view.points, axis=0, keepdims=True)
+    x, p = vertices[ids] - middle, view.points - middle
+    first, second = np.triu_indices(3)
+    twice = jnp.asarray(np.where(first == second, 1.0, 2.0), x.dtype)
+    blind = (1 - view.firm)[:, None]
+    along = jnp.sum(rays * p, axis=-1, keepdims=True) * rays
+    hidden = jnp.where(facing[ids], 0.0, 100.0)
+    of_vertices = [x, x[:, first] * x[:, second], (jnp.sum(x**2, axis=-1) + hidden)[:, None]]
+    of_points = [
+        2 * (blind * along - p),
+        -blind * twice * rays[:, first] * rays[:, second],
+        jnp.ones_like(blind),
+    ]
+    left, right = (jnp.concatenate(parts, axis=1) for parts in (of_points, of_vertices))
+    cost = jnp.matmul(left, right.T, precision=HIGHEST)
+    return ids[index_of_least(cost, 1)]
 
 
 def clear_pulls(

@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jrecon.fit.blur import measure_blur
 from jrecon.geometry.camera import Camera
+from jrecon.geometry.nearest import index_of_least
 from jrecon.synth.viewpoint import window
 
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -244,9 +245,9 @@ def nearest_own(own: Bool[Array, "n n"]) -> Int[Array, "n n 2"]:
     place = jnp.arange(n)
     apart = (place[:, None] - place[None, :]).astype(jnp.float32) ** 2
     in_column = apart[:, :, None] + jnp.where(own, 0.0, far)[None]
-    v, height = jnp.argmin(in_column, axis=1), jnp.min(in_column, axis=1)
+    v, height = index_of_least(in_column, 1), jnp.min(in_column, axis=1)
     total = apart[None] + height[:, None, :]
-    u = jnp.argmin(total, axis=2)
+    u = index_of_least(total, 2)
     found = jnp.stack([u, jnp.take_along_axis(v, u, axis=1)], axis=-1)
     return jnp.where(jnp.any(own), found, 0).astype(jnp.int32)
 

@@ -27,6 +27,7 @@ from jrecon.fit.fitter import (
 from jrecon.fit.observation import View, to_camera
 from jrecon.geometry import rotation
 from jrecon.geometry.camera import project
+from jrecon.geometry.nearest import distances
 from jrecon.model.parametric import Params, Posed, pose
 
 # Measured points that are looked at.
@@ -89,8 +90,8 @@ def _place(
         score += _seen(fitter, view, points, placed, sizes[own], some, fitter.limbs_vertices[limb])
     # Out of the rest of the object; spheres of the limb itself are not where they were.
     others = jnp.ones(len(spheres)).at[own].min(jnp.where(some, 0.0, 1.0))
-    inside = sizes[own][:, None] + sizes[None]
-    inside = inside[None] - jnp.linalg.norm(placed[:, :, None] - spheres[None, None], axis=-1)
+    apart = distances(placed.reshape(-1, 3), spheres).reshape(*placed.shape[:2], -1)
+    inside = (sizes[own][:, None] + sizes[None])[None] - apart
     meant = fitter.apart[own] * others[None] * some[:, None]
     inside = jnp.maximum(inside, 0.0) / _APART_SIGMA_M
     score += 0.5 * jnp.sum(meant[None] * inside**2, axis=(1, 2))
@@ -157,18 +158,16 @@ def _seen(
     step = max(1, len(view.points) // _POINTS)
     targets, shares = view.points[::step], step * view.shares[::step]
     rest = to_camera(view, points[: len(limb) : 3])
-    apart = jnp.sum(targets**2, axis=1)[:, None] + jnp.sum(rest**2, axis=1)[None]
-    apart -= 2 * jnp.matmul(targets, rest.T, precision=HIGHEST)
-    apart = jnp.where(limb[::3][None], jnp.inf, apart)
-    by_rest = jnp.sqrt(jnp.maximum(jnp.min(apart, axis=1), 0.0))
+    apart = jnp.where(limb[::3][None], jnp.inf, distances(targets, rest))
+    by_rest = jnp.min(apart, axis=1)
     count = len(placed)
     centers = to_camera(view, placed.reshape(-1, 3)).reshape(count, -1, 3)
-    gap = jnp.abs(
-        jnp.linalg.norm(targets[None, :, None] - centers[:, None], axis=-1) - sizes[None, None]
-    )
-    by_limb = jnp.min(jnp.where(some[None, None], gap, jnp.inf), axis=-1)
-    distance = jnp.minimum(jnp.minimum(by_rest[None], by_limb), _CAP_M)
-    score = 0.5 * jnp.sum(shares[None] * (distance / _SIGMA_M) ** 2, axis=1) / _PATCH_M2
+    # Tries last: the minimum is taken of whole rows.
+    gap = distances(targets, jnp.swapaxes(centers, 0, 1).reshape(-1, 3))
+    gap = jnp.abs(gap.reshape(len(targets), -1, count) - sizes[None, :, None])
+    by_limb = jnp.min(jnp.where(some[None, :, None], gap, jnp.inf), axis=1)
+    distance = jnp.minimum(jnp.minimum(by_rest[:, None], by_limb), _CAP_M)
+    score = 0.5 * jnp.sum(shares[:, None] * (distance / _SIGMA_M) ** 2, axis=0) / _PATCH_M2
     pixel = project(view.camera, centers.reshape(-1, 3)).reshape(count, -1, 2)
     u, v = (
         jnp.clip(jnp.round(jnp.nan_to_num(pixel[..., axis])), 0, length - 1).astype(jnp.int32)
