@@ -1,6 +1,6 @@
 """How well people are followed: simulated recordings of motion that no weights have learned from.
 
-    python experiments/bench_track.py --motion DIR [--clips 15] [--frames 24]
+    python experiments/bench_track.py --motion DIR [--clips 15] [--seed N]
         [--out experiments/results/bench_track.json]
 
 Of each held-out clip of walking, sport and signalling the first second or so after its start, at
@@ -121,7 +121,7 @@ def collected(results: Iterator[tuple[Reconstruction, bool]]) -> tuple[np.ndarra
     return tuple(np.stack(column) for column in zip(*rows, strict=True))
 
 
-def recordings(recon: Any, motion: Path, clips: int) -> list[tuple[str, str, Any]]:
+def recordings(recon: Any, motion: Path, clips: int, seed: int) -> list[tuple[str, str, Any]]:
     """Name of the clip and of the sensor, and the recording at 24 frames a second."""
     count = max(frames.stop for frames in RATES.values())
     model = recon.model
@@ -131,7 +131,7 @@ def recordings(recon: Any, motion: Path, clips: int) -> list[tuple[str, str, Any
     for number, name in enumerate(names[:clips]):
         sensor = list(SENSORS)[number % len(SENSORS)]
         config = SynthConfig(surroundings=SurroundingsConfig(occluder_rate=0.0), sensors=(sensor,))
-        key = jax.random.fold_in(jax.random.key(SEED), number)
+        key = jax.random.fold_in(jax.random.key(seed), number)
         poses = frames_of(read[name], count)
         made.append((name, sensor, record(make_source(model, config), key, poses)))
     return made
@@ -174,12 +174,13 @@ def main() -> None:
     parser.add_argument("--motion", type=Path, required=True)
     parser.add_argument("--function", default="body")
     parser.add_argument("--clips", type=int, default=15)
+    parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     recon = load(args.function)
-    recorded = recordings(recon, args.motion, args.clips)
+    recorded = recordings(recon, args.motion, args.clips, args.seed)
     report: dict[str, Any] = provenance("experiments/bench_track.py --motion DIR")
-    report |= {"seed": SEED}
+    report |= {"seed": args.seed}
     report["recordings"] = [f"{name}, {sensor}" for name, sensor, _ in recorded]
     for rate, frames in RATES.items():
         made = []

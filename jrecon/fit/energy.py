@@ -373,7 +373,7 @@ def _nearest_facing(
     of_vertices = [x, x[:, first] * x[:, second], (jnp.sum(x**2, axis=-1) + hidden)[:, None]]
     of_points = [
         2 * (blind * along - p),
-        -blind * twice * rays[:, first] * rays[:, second],
+        -blind * twice[None] * rays[:, first] * rays[:, second],
         jnp.ones_like(blind),
     ]
     left, right = (jnp.concatenate(parts, axis=1) for parts in (of_points, of_vertices))
